@@ -1,0 +1,1 @@
+"""Difference imaging for single-CCD exposures in a Butler repository."""
