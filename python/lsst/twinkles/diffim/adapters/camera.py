@@ -26,6 +26,7 @@ __all__ = (
 import astropy.units as u
 import numpy as np
 from astropy.wcs import WCS
+
 from lsst.images import Box, DetectorFrame, SkyProjection
 from lsst.images.cameras import (
     CameraFrameSet,
