@@ -1,0 +1,115 @@
+"""Names of mask planes, old and new, and the pixels they mark."""
+
+from __future__ import annotations
+
+__all__ = ("bad_pixels", "difference_mask_schema", "resolve_plane_name", "visit_mask_schema")
+
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lsst.images import Mask, MaskSchema
+
+# Names seen on coadds and older differences that no map of lsst.images holds.
+_MORE_LEGACY = {"FAKE": "INJECTED"}
+
+
+@cache
+def _legacy_names() -> dict[str, str]:
+    """Return the map from afw plane names to those of `lsst.images`."""
+    from lsst.images import (
+        get_legacy_difference_image_mask_planes,
+        get_legacy_optional_mask_planes,
+        get_legacy_template_mask_planes,
+    )
+
+    maps = (
+        get_legacy_template_mask_planes(),
+        get_legacy_optional_mask_planes(),
+        get_legacy_difference_image_mask_planes(),
+    )
+    return _MORE_LEGACY | {old: plane.name for planes in maps for old, plane in planes.items()}
+
+
+def resolve_plane_name(name: str, schema: MaskSchema | None = None) -> str:
+    """Return the name that a mask plane has in `lsst.images`.
+
+    Parameters
+    ----------
+    name : `str`
+        New name (``SATURATED``) or the one of `lsst.afw` (``SAT``, ``EDGE``, ``INTRP``, ``CR``,
+        ``UNMASKEDNAN``).
+    schema : `lsst.images.MaskSchema`, optional
+        If given, a plane of this schema is preferred, so that a schema made with the old names works too.
+
+    Returns
+    -------
+    name : `str`
+        The resolved name, which need not be in ``schema``.
+
+    Raises
+    ------
+    ValueError
+        If the name is neither in ``schema`` nor one that is known.
+    """
+    if schema is not None and name in schema.names:
+        return name
+    legacy = _legacy_names()
+    if name in legacy:
+        return legacy[name]
+    if name in legacy.values():
+        return name
+    known = sorted(set(legacy) | set(legacy.values()) | set(schema.names if schema is not None else ()))
+    raise ValueError(f"Mask plane {name!r} is not known; the planes are {', '.join(known)}.")
+
+
+def bad_pixels(mask: Mask, planes: Iterable[str]) -> np.ndarray:
+    """Return where any of some mask planes is set.
+
+    Parameters
+    ----------
+    mask : `lsst.images.Mask`
+        Mask of shape ``(Ny, Nx)``.
+    planes : iterable of `str`
+        Plane names, old or new. Known planes that this mask does not have count as set nowhere.
+
+    Returns
+    -------
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        `True` where a plane is set.
+    """
+    resolved = {resolve_plane_name(name, mask.schema) for name in planes}
+    bitmask = mask.schema.bitmask(*sorted(resolved & set(mask.schema.names)))
+    bad = np.zeros(mask.array.shape[:2], dtype=bool)
+    for index, bits in enumerate(bitmask):
+        if bits:
+            bad |= (mask.array[..., index] & bits) != 0
+    return bad
+
+
+def visit_mask_schema() -> MaskSchema:
+    """Return the mask planes of a calibrated exposure (`lsst.images.MaskSchema`)."""
+    from lsst.images import MaskSchema, get_legacy_visit_image_mask_planes
+
+    return MaskSchema(get_legacy_visit_image_mask_planes().values())
+
+
+def difference_mask_schema() -> MaskSchema:
+    """Return the mask planes of a difference image (`lsst.images.MaskSchema`).
+
+    Those of an exposure, ``DETECTED_NEGATIVE``, ``SAT_TEMPLATE``, ``HIGH_VARIANCE``, ``STREAK``, and
+    ``SENSOR_EDGE`` and ``INEXACT_PSF``, which a template may bring along.
+    """
+    from lsst.images import (
+        MaskSchema,
+        get_legacy_difference_image_mask_planes,
+        get_legacy_template_mask_planes,
+    )
+
+    planes = list(get_legacy_difference_image_mask_planes().values())
+    names = {plane.name for plane in planes}
+    template = get_legacy_template_mask_planes().values()
+    return MaskSchema([*planes, *(p for p in template if p.name not in names and p.name != "REJECTED")])

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from lsst.images import Box, Mask, MaskPlane, MaskSchema
+
+from lsst.twinkles.diffim.adapters.masks import (
+    bad_pixels,
+    difference_mask_schema,
+    resolve_plane_name,
+    visit_mask_schema,
+)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("SAT", "SATURATED"),
+        ("EDGE", "DETECTION_EDGE"),
+        ("INTRP", "INTERPOLATED"),
+        ("CR", "COSMIC_RAY"),
+        ("UNMASKEDNAN", "UNMASKED_NAN"),
+        ("FAKE", "INJECTED"),
+        ("NO_DATA", "NO_DATA"),
+        ("SATURATED", "SATURATED"),
+    ],
+)
+def test_old_names_resolve(old, new):
+    assert resolve_plane_name(old, difference_mask_schema()) == new
+    assert resolve_plane_name(old) == new
+
+
+def test_a_schema_with_old_names_keeps_them():
+    schema = MaskSchema([MaskPlane("SAT", "saturated")])
+    assert resolve_plane_name("SAT", schema) == "SAT"
+
+
+def test_unknown_plane_is_named_with_the_choices():
+    with pytest.raises(ValueError, match=r"'STAURATED' is not known.*SATURATED"):
+        resolve_plane_name("STAURATED", visit_mask_schema())
+
+
+def test_bad_pixels_over_more_than_one_byte():
+    schema = difference_mask_schema()
+    assert schema.mask_size > 1
+    mask = Mask(0, schema=schema, bbox=Box.factory[10:14, 20:25])
+    for index, name in enumerate(("SATURATED", "UNMASKED_NAN", "STREAK")):
+        marked = np.zeros((4, 5), dtype=bool)
+        marked[index, index] = True
+        mask.set(name, marked)
+    bad = bad_pixels(mask, ["SAT", "STREAK", "INJECTED"])
+    assert bad.dtype == bool
+    assert sorted(zip(*np.nonzero(bad), strict=True)) == [(0, 0), (2, 2)]
+    assert not bad_pixels(mask, []).any()
+
+
+def test_schemas_hold_what_the_stages_use():
+    assert {"SATURATED", "NO_DATA", "BAD", "DETECTION_EDGE", "DETECTED"} <= visit_mask_schema().names
+    assert {"DETECTED_NEGATIVE", "SAT_TEMPLATE", "SENSOR_EDGE"} <= difference_mask_schema().names
+    assert visit_mask_schema().names <= difference_mask_schema().names
