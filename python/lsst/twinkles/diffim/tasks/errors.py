@@ -75,7 +75,7 @@ class InsufficientKernelSourcesError(ImageDifferenceError):
     def __init__(self, n_sources: int, n_required: int, advice: str = "") -> None:
         message = (
             f"Too few stars to determine the matching kernel: {n_sources} usable, {n_required} required. "
-            f"{advice or 'Look for masks that cover the stars, or lower the requirement in the configuration.'}"
+            f"{advice or 'Look for masks that cover the stars, or lower the required number.'}"
         )
         super().__init__(message, nSources=n_sources, nRequired=n_required)
 

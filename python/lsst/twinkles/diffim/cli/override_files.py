@@ -1,0 +1,162 @@
+"""Configuration override files: Python that changes the variable ``config``."""
+
+from __future__ import annotations
+
+__all__ = ("ConfigOverrideError", "apply_overrides", "load_override_file", "set_config_value")
+
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .stack_names import describe_stand_ins, resolve_stack_names
+
+if TYPE_CHECKING:
+    from lsst.pex.config import Config
+
+    from .gen2_parser import ConfigOverride
+
+
+class ConfigOverrideError(Exception):
+    """An override could not be applied; the message says which and why."""
+
+
+def apply_overrides(config: Config, overrides: Iterable[ConfigOverride]) -> None:
+    """Apply overrides from the command line, in their order.
+
+    Parameters
+    ----------
+    config : `lsst.pex.config.Config`
+        Configuration to change.
+    overrides : iterable of `ConfigOverride`
+        Values and files.
+
+    Raises
+    ------
+    ConfigOverrideError
+        If one of them cannot be applied.
+    """
+    for override in overrides:
+        if override.kind == "file":
+            load_override_file(config, override.name)
+        else:
+            set_config_value(config, override.name, override.value)
+
+
+def load_override_file(config: Config, path: str | Path) -> None:
+    """Execute a configuration override file.
+
+    Parameters
+    ----------
+    config : `lsst.pex.config.Config`
+        Configuration to change; the file sees it as ``config``, and its own
+        path as ``__file__``.
+    path : `str` or `~pathlib.Path`
+        Python file. It is executed: read only files that you trust.
+
+    Raises
+    ------
+    ConfigOverrideError
+        If the file cannot be read or fails; the message names file and line.
+
+    Notes
+    -----
+    Imports of `lsst.ip.diffim` and its like lead to the classes of this
+    package where the stack is not installed (`.stack_names`).
+    """
+    try:
+        with resolve_stack_names():
+            config.load(str(path))
+    except Exception as error:
+        raise ConfigOverrideError(f"{_locate(error, path)}: {_explain(error)}") from error
+
+
+def set_config_value(config: Config, name: str, text: str) -> None:
+    """Set one field from the text of a command line.
+
+    Parameters
+    ----------
+    config : `lsst.pex.config.Config`
+        Configuration to change.
+    name : `str`
+        Dotted name such as ``subtract.kernel.name``.
+    text : `str`
+        Value; taken as it is by a field of text, as a Python literal by others.
+
+    Raises
+    ------
+    ConfigOverrideError
+        If there is no such field, or it does not take the value.
+    """
+    import ast
+
+    parent, attribute = _find_field(config, name)
+    try:
+        setattr(parent, attribute, text)
+    except (TypeError, ValueError) as as_text:
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise ConfigOverrideError(f"cannot set config.{name} to {text!r}: {as_text}") from as_text
+        try:
+            setattr(parent, attribute, value)
+        except (TypeError, ValueError) as error:
+            raise ConfigOverrideError(f"cannot set config.{name} to {value!r}: {error}") from error
+
+
+def _find_field(config: Config, name: str) -> tuple[Any, str]:
+    """Return the (sub)configuration and attribute that a dotted name means."""
+    *path, attribute = name.split(".")
+    node: Any = config
+    for depth, step in enumerate([*path, attribute]):
+        if not _has_field(node, step):
+            place = ".".join(path[:depth])
+            choices = _field_names(node)
+            raise ConfigOverrideError(
+                f"no config field: {name}"
+                + (f" ({place} has no {step!r})" if place else "")
+                + (f"; did you mean {_closest(step, choices)}?" if _closest(step, choices) else "")
+            )
+        if depth < len(path):
+            node = getattr(node, step)
+    return node, attribute
+
+
+def _has_field(node: Any, name: str) -> bool:
+    # A choice of configurations has "name" and "names" beside the fields of the active choice.
+    return name in _field_names(node) or (name in ("name", "names") and hasattr(node, name))
+
+
+def _field_names(node: Any) -> list[str]:
+    """Return the names of the fields of a configuration, seen through pex_config's proxies."""
+    for attribute in ("value", "active"):
+        inner = getattr(node, attribute, None) if not hasattr(type(node), "_fields") else None
+        if inner is not None and hasattr(inner, "keys"):
+            return list(inner.keys())
+    return list(node.keys()) if hasattr(type(node), "_fields") else []
+
+
+def _closest(name: str, choices: list[str]) -> str | None:
+    import difflib
+
+    by_lower = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
+
+
+def _locate(error: BaseException, path: str | Path) -> str:
+    """Return file and line at which executing a file failed."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = {str(path), str(Path(path).absolute()), str(Path(path).resolve())}
+    lines = [frame.lineno for frame in frames if frame.filename.removeprefix("file://") in own]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("lsst."):
+        return f"{error}; this package stands in for: {describe_stand_ins()}"
+    if isinstance(error, AttributeError):
+        return f"no such field or attribute: {error}"
+    return f"{type(error).__name__}: {error}" if not isinstance(error, ImportError) else str(error)
