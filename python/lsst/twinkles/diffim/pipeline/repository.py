@@ -1,0 +1,261 @@
+"""Repositories of calibrated exposures: make one, open one for reading."""
+
+from __future__ import annotations
+
+__all__ = (
+    "EXPOSURE_DATASET_TYPE",
+    "RepositoryError",
+    "create_repository",
+    "default_collections",
+    "open_input_repository",
+    "open_writeable_repository",
+    "register_exposure_type",
+    "repository_root",
+)
+
+import logging
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import sqlalchemy.exc
+
+from lsst.daf.butler import (
+    Butler,
+    ButlerConfig,
+    CollectionType,
+    Config,
+    DatasetType,
+    MissingDatasetTypeError,
+)
+
+from .instrument import TwinklesCam
+
+_LOG = logging.getLogger(__name__)
+
+EXPOSURE_DATASET_TYPE = "calexp"
+"""Default name of the dataset type of calibrated exposures."""
+
+_CONFIG_NAME = "butler.yaml"
+_SQLITE_NAME = "gen3.sqlite3"
+
+
+class RepositoryError(RuntimeError):
+    """A repository is missing, in the way, or not to be read or written."""
+
+
+def create_repository(root: str | Path, *, db: str | None = None) -> Butler:
+    """Make an empty repository that knows the Twinkles camera.
+
+    Parameters
+    ----------
+    root : `str` or `pathlib.Path`
+        Directory of the repository; made if missing.
+    db : `str`, optional
+        Database URL (``postgresql://host/name``); a SQLite file in ``root``
+        by default.
+
+    Returns
+    -------
+    butler : `lsst.daf.butler.Butler`
+        Writeable client of the new repository.
+
+    Raises
+    ------
+    RepositoryError
+        If there is a repository, or if directory or database refuse.
+    """
+    path = Path(root)
+    if (path / _CONFIG_NAME).exists():
+        raise RepositoryError(f"There is a repository in {path} already; choose another directory.")
+    fresh = not path.exists()
+    config = Config()
+    if db is not None:
+        if not urlsplit(db).scheme:
+            raise RepositoryError(
+                f"--db must be a database URL such as postgresql://host/name or sqlite:////path, got {db!r}."
+            )
+        config["registry", "db"] = db
+    try:
+        Butler.makeRepo(path, config=config, forceConfigRoot=db is None)
+        butler = Butler.from_config(path, writeable=True)
+        TwinklesCam().register(butler.registry)
+        register_exposure_type(butler)
+        butler.collections.register(
+            TwinklesCam().makeUmbrellaCollectionName(), CollectionType.CHAINED, doc="Calibrated exposures."
+        )
+    except BaseException as error:
+        # Without this a second try would find half a repository in its way.
+        if fresh:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            for name in (_CONFIG_NAME, _SQLITE_NAME):
+                (path / name).unlink(missing_ok=True)
+        if isinstance(error, (OSError, sqlalchemy.exc.SQLAlchemyError)):
+            raise RepositoryError(f"Cannot make a repository in {path}: {error}") from error
+        raise
+    return butler
+
+
+def register_exposure_type(butler: Butler, name: str = EXPOSURE_DATASET_TYPE) -> DatasetType:
+    """Register the dataset type of calibrated exposures; may be repeated.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        Writeable client.
+    name : `str`, optional
+        Name of the dataset type.
+
+    Returns
+    -------
+    dataset_type : `lsst.daf.butler.DatasetType`
+        With dimensions instrument, visit, detector and storage class
+        ``VisitImage``.
+    """
+    dataset_type = DatasetType(
+        name, ("instrument", "visit", "detector"), "VisitImage", universe=butler.dimensions
+    )
+    butler.registry.registerDatasetType(dataset_type)
+    return dataset_type
+
+
+def open_writeable_repository(root: str | Path) -> Butler:
+    """Open a repository to add to it.
+
+    Raises
+    ------
+    RepositoryError
+        If there is none, or it cannot be written to.
+    """
+    _require_repository(Path(root))
+    try:
+        return Butler.from_config(root, writeable=True)
+    except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise RepositoryError(f"Cannot open repository {root} for writing: {error}") from error
+
+
+def open_input_repository(root: str | Path) -> Butler:
+    """Open a repository for reading, without ever writing to its directory.
+
+    Parameters
+    ----------
+    root : `str` or `pathlib.Path`
+        Directory of the repository; its file system may be read-only.
+
+    Returns
+    -------
+    butler : `lsst.daf.butler.Butler`
+        Read-only client.
+
+    Raises
+    ------
+    RepositoryError
+        If there is no repository, or it cannot be read.
+
+    Notes
+    -----
+    A SQLite database that was left in the middle of a write, or is in WAL
+    mode, cannot be opened on a read-only file system: SQLite wants to mend it
+    first. Then a copy in a temporary directory is opened, and removed with the
+    client.
+    """
+    path = Path(root)
+    _require_repository(path)
+    try:
+        butler = Butler.from_config(path, writeable=False)
+        list(butler.registry.queryDimensionRecords("instrument"))
+        return butler
+    except sqlalchemy.exc.OperationalError as error:
+        database = _find_sqlite_file(path)
+        if database is None:
+            raise RepositoryError(f"Cannot read the registry of {path}: {error.orig}") from error
+        _LOG.warning("Reading the registry of %s from a temporary copy (%s).", path, error.orig)
+        return _open_copy(path, database)
+    except OSError as error:
+        raise RepositoryError(f"Cannot read repository {path}: {error}") from error
+
+
+def repository_root(butler: Butler) -> Path:
+    """Return the directory of a repository with a local file datastore.
+
+    Raises
+    ------
+    RepositoryError
+        If the datastore is elsewhere (an object store).
+    """
+    for uri in butler.get_datastore_roots().values():
+        if uri is not None and uri.isLocal:
+            return Path(uri.ospath).resolve()
+    raise RepositoryError(f"{butler} has no local file datastore; files can only be added to a local one.")
+
+
+def default_collections(butler: Butler, dataset_type: str = EXPOSURE_DATASET_TYPE) -> list[str]:
+    """Return the collections to look for exposures in.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        Client of the input repository.
+    dataset_type : `str`, optional
+        Dataset type to be found there.
+
+    Returns
+    -------
+    collections : `list` [ `str` ]
+        The umbrella collection of the camera if that has members; all runs
+        that have such datasets, newest name first, otherwise. Empty if none.
+    """
+    umbrella = TwinklesCam().makeUmbrellaCollectionName()
+    for info in butler.collections.query_info(umbrella, include_chains=True):
+        if info.type is CollectionType.CHAINED and info.children:
+            return [umbrella]
+    try:
+        butler.get_dataset_type(dataset_type)
+    except MissingDatasetTypeError:
+        return []
+    runs = butler.collections.query_info(
+        "*", collection_types={CollectionType.RUN}, include_summary=True, summary_datasets=[dataset_type]
+    )
+    return sorted((r.name for r in runs if dataset_type in (r.dataset_types or ())), reverse=True)
+
+
+def _require_repository(path: Path) -> None:
+    if not path.is_dir():
+        raise RepositoryError(f"Repository {path} is not a directory; give that of a Butler repository.")
+    if not (path / _CONFIG_NAME).exists():
+        raise RepositoryError(
+            f"{path} is not a Butler repository (no {_CONFIG_NAME} in it); make one with makeTwinklesRepo.py."
+        )
+
+
+def _find_sqlite_file(root: Path) -> Path | None:
+    """Return the SQLite file of a repository, `None` for other databases."""
+    database = ButlerConfig(root)["registry", "db"].replace("<butlerRoot>", str(root.absolute()))
+    parts = urlsplit(database)
+    return Path(parts.path[1:]) if parts.scheme == "sqlite" else None
+
+
+def _open_copy(root: Path, database: Path) -> Butler:
+    """Open a repository with a temporary copy of its database."""
+    directory = tempfile.TemporaryDirectory(prefix="registry-copy-")
+    for file in database.parent.glob(f"{database.name}*"):
+        shutil.copy(file, directory.name)
+    # Writeable mode lets SQLite roll back an unfinished transaction of the copy.
+    config = Config(str(root / _CONFIG_NAME))
+    config["root"] = str(root.absolute())
+    config["registry", "db"] = f"sqlite:///{directory.name}/{database.name}"
+    try:
+        engine = sqlalchemy.create_engine(f"sqlite:///{directory.name}/{database.name}")
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text("PRAGMA journal_mode=DELETE"))
+            connection.execute(sqlalchemy.text("SELECT count(*) FROM sqlite_master"))
+        engine.dispose()
+        butler = Butler.from_config(ButlerConfig(config), writeable=False)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        directory.cleanup()
+        raise RepositoryError(f"Cannot read the registry of {root}: {error}") from error
+    weakref.finalize(butler, directory.cleanup)
+    return butler
