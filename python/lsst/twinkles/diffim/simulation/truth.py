@@ -1,0 +1,137 @@
+"""What a difference of two simulated visits should show."""
+
+from __future__ import annotations
+
+__all__ = ("difference_truth", "mean_around", "optimal_flux_error", "stack_truth", "write_truth")
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Table, vstack
+from scipy import fft
+
+if TYPE_CHECKING:
+    from .visits import SimulatedVisit
+
+_TRANSFORM_SIZE = 128
+
+
+def optimal_flux_error(
+    psf_science: np.ndarray,
+    psf_template: np.ndarray,
+    variance_science: np.ndarray | float,
+    variance_template: np.ndarray | float,
+) -> np.ndarray:
+    """Return the error of the best possible flux of a point source in a difference.
+
+    The best statistic for the difference of two images with white noise has
+    the information ``sum |S|^2 |T|^2 / (v_T |S|^2 + v_S |T|^2) / n^2`` (Zackay,
+    Ofek & Gal-Yam 2016, ApJ 830, 27, eqs. 12-16), S and T the transforms of
+    the unit-sum PSFs.
+
+    Parameters
+    ----------
+    psf_science, psf_template : `numpy.ndarray`, ``(S, S)``
+        Unit-sum stamps.
+    variance_science, variance_template : array-like, ``(N,)``
+        Noise variance per pixel, in the flux scale of the science image.
+
+    Returns
+    -------
+    error : `numpy.ndarray`, ``(N,)``
+        Standard deviation of the flux in the unit of the images.
+    """
+    science = np.abs(fft.rfft2(psf_science, (_TRANSFORM_SIZE,) * 2)) ** 2
+    template = np.abs(fft.rfft2(psf_template, (_TRANSFORM_SIZE,) * 2)) ** 2
+    # The half plane of a real transform: all columns but the first and last stand for two.
+    weight = np.full(science.shape[1], 2.0)
+    weight[[0, -1]] = 1.0
+    # The result depends on the ratio of the variances but for a factor.
+    ratio = np.linspace(-4, 4, 81)
+    scale = 10 ** ratio[:, None, None]
+    information = (weight * science * template / (scale * science + template + 1e-300)).sum(axis=(1, 2))
+    table = _TRANSFORM_SIZE / np.sqrt(information)
+    variance_science = np.asarray(variance_science, dtype=float)
+    observed = np.log10(np.asarray(variance_template, dtype=float) / variance_science)
+    return np.sqrt(variance_science) * np.exp(np.interp(observed, ratio, np.log(table)))
+
+
+def difference_truth(science: SimulatedVisit, template: SimulatedVisit) -> Table:
+    """Return what changed between two visits to one field.
+
+    Parameters
+    ----------
+    science, template : `SimulatedVisit`
+        Two visits of the same scene.
+
+    Returns
+    -------
+    truth : `astropy.table.Table`
+        The rows of the science visit that lie on its pixels, with
+        ``difference_flux`` (nJy, science minus template), ``flux_error`` (the
+        best possible one, nJy) and ``snr`` (their absolute ratio).
+    """
+    if science.model.shape != template.model.shape:
+        raise ValueError(
+            "Science and template must be of one scene; their shapes are "
+            f"{science.model.shape} and {template.model.shape}."
+        )
+    truth = science.truth.copy()
+    truth["difference_flux"] = (np.asarray(truth["flux"]) - np.asarray(template.truth["flux"])) * u.nJy
+    ny, nx = science.model.shape
+    x, y = np.asarray(truth["x"]), np.asarray(truth["y"])
+    truth = truth[(x >= 0) & (y >= 0) & (x <= nx - 1) & (y <= ny - 1)]
+    truth["flux_error"] = _flux_errors(science, template, truth) * u.nJy
+    truth["snr"] = np.abs(np.asarray(truth["difference_flux"])) / np.asarray(truth["flux_error"])
+    truth.meta.update(template_visit=template.conditions.visit)
+    return truth
+
+
+def _flux_errors(science: SimulatedVisit, template: SimulatedVisit, truth: Table) -> np.ndarray:
+    """Return the best possible flux errors in nJy at the positions of a table."""
+    scale_science = science.conditions.nanojansky_per_electron
+    scale_template = template.conditions.nanojansky_per_electron
+    column = np.round(np.asarray(truth["x"])).astype(int)
+    row = np.round(np.asarray(truth["y"])).astype(int)
+    variances = [
+        scale**2 * mean_around(visit.true_variance, row, column)
+        for visit, scale in ((science, scale_science), (template, scale_template))
+    ]
+    return optimal_flux_error(science.psf.middle_stamp(), template.psf.middle_stamp(), *variances)
+
+
+def mean_around(image: np.ndarray, row: np.ndarray, column: np.ndarray, half: int = 2) -> np.ndarray:
+    """Return means over squares around pixels, cut at the rim of the image, ``(N,)``."""
+    return np.array(
+        [
+            image[max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1].mean()
+            for y, x in zip(row, column, strict=True)
+        ]
+    )
+
+
+def stack_truth(tables: Sequence[Table]) -> Table:
+    """Put the truth tables of several visits into one, with their ``visit``, ``band`` and ``mjd``."""
+    parts = []
+    for table in tables:
+        part = table.copy()
+        for name in ("visit", "band", "mjd"):
+            part[name] = np.full(len(part), table.meta[name])
+        part["mjd"].unit = u.day
+        part.meta.clear()
+        parts.append(part)
+    return vstack(parts)
+
+
+def write_truth(table: Table, path: Path) -> None:
+    """Write a truth table as parquet, units kept, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        table.write(unfinished, format="parquet", overwrite=True)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
