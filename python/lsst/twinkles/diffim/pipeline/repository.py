@@ -7,16 +7,23 @@ __all__ = (
     "RepositoryError",
     "create_repository",
     "default_collections",
+    "lock_directory",
+    "make_empty_repository",
     "open_input_repository",
     "open_writeable_repository",
     "register_exposure_type",
     "repository_root",
 )
 
+import fcntl
 import logging
+import os
 import shutil
 import tempfile
+import uuid
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +37,7 @@ from lsst.daf.butler import (
     DatasetType,
     MissingDatasetTypeError,
 )
+from lsst.resources import ResourcePath
 
 from .instrument import TwinklesCam
 
@@ -39,7 +47,6 @@ EXPOSURE_DATASET_TYPE = "calexp"
 """Default name of the dataset type of calibrated exposures."""
 
 _CONFIG_NAME = "butler.yaml"
-_SQLITE_NAME = "gen3.sqlite3"
 
 
 class RepositoryError(RuntimeError):
@@ -68,9 +75,6 @@ def create_repository(root: str | Path, *, db: str | None = None) -> Butler:
         If there is a repository, or if directory or database refuse.
     """
     path = Path(root)
-    if (path / _CONFIG_NAME).exists():
-        raise RepositoryError(f"There is a repository in {path} already; choose another directory.")
-    fresh = not path.exists()
     config = Config()
     if db is not None:
         if not urlsplit(db).scheme:
@@ -78,25 +82,74 @@ def create_repository(root: str | Path, *, db: str | None = None) -> Butler:
                 f"--db must be a database URL such as postgresql://host/name or sqlite:////path, got {db!r}."
             )
         config["registry", "db"] = db
-    try:
-        Butler.makeRepo(path, config=config, forceConfigRoot=db is None)
-        butler = Butler.from_config(path, writeable=True)
-        TwinklesCam().register(butler.registry)
-        register_exposure_type(butler)
-        butler.collections.register(
-            TwinklesCam().makeUmbrellaCollectionName(), CollectionType.CHAINED, doc="Calibrated exposures."
-        )
-    except BaseException as error:
-        # Without this a second try would find half a repository in its way.
-        if fresh:
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            for name in (_CONFIG_NAME, _SQLITE_NAME):
-                (path / name).unlink(missing_ok=True)
-        if isinstance(error, (OSError, sqlalchemy.exc.SQLAlchemyError)):
-            raise RepositoryError(f"Cannot make a repository in {path}: {error}") from error
-        raise
+    with lock_directory(path):
+        if (path / _CONFIG_NAME).exists():
+            raise RepositoryError(f"There is a repository in {path} already; choose another directory.")
+        butler = make_empty_repository(path, config)
+    register_exposure_type(butler)
+    butler.collections.register(
+        TwinklesCam().makeUmbrellaCollectionName(), CollectionType.CHAINED, doc="Calibrated exposures."
+    )
     return butler
+
+
+@contextmanager
+def lock_directory(path: Path) -> Iterator[None]:
+    """Make a directory where needed, and keep other processes from it.
+
+    Raises
+    ------
+    RepositoryError
+        If it cannot be made or opened.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise RepositoryError(f"Cannot make directory {path}: {error.strerror}.") from error
+    try:
+        with suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make_empty_repository(path: Path, config: Config | None = None) -> Butler:
+    """Make a repository that knows the camera, wholly or not at all.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        Existing directory without a repository.
+    config : `lsst.daf.butler.Config`, optional
+        Butler configuration where it is not the default; with a database URL
+        in it, the tables are made there.
+
+    Returns
+    -------
+    butler : `lsst.daf.butler.Butler`
+        Writeable client.
+
+    Raises
+    ------
+    RepositoryError
+        If directory or database refuse.
+    """
+    elsewhere = config is not None and ("registry", "db") in config
+    # No dot in this name: makeRepo takes what follows one for a file extension.
+    building = path / f"creating-{uuid.uuid4().hex}"
+    try:
+        Butler.makeRepo(building, config=config, forceConfigRoot=not elsewhere)
+        TwinklesCam().register(open_butler(building, writeable=True).registry)
+        # The configuration file comes last: it is what makes the directory a repository.
+        for file in sorted(building.iterdir(), key=lambda f: f.name == _CONFIG_NAME):
+            file.replace(path / file.name)
+        return open_butler(path, writeable=True)
+    except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise RepositoryError(f"Cannot make a repository in {path}: {error}") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def register_exposure_type(butler: Butler, name: str = EXPOSURE_DATASET_TYPE) -> DatasetType:
@@ -122,6 +175,11 @@ def register_exposure_type(butler: Butler, name: str = EXPOSURE_DATASET_TYPE) ->
     return dataset_type
 
 
+def open_butler(root: Path, *, writeable: bool) -> Butler:
+    """Open the repository in a directory, whatever its name."""
+    return Butler.from_config(ResourcePath(str(root), forceDirectory=True), writeable=writeable)
+
+
 def open_writeable_repository(root: str | Path) -> Butler:
     """Open a repository to add to it.
 
@@ -132,7 +190,7 @@ def open_writeable_repository(root: str | Path) -> Butler:
     """
     _require_repository(Path(root))
     try:
-        return Butler.from_config(root, writeable=True)
+        return open_butler(Path(root), writeable=True)
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise RepositoryError(f"Cannot open repository {root} for writing: {error}") from error
 
@@ -165,7 +223,7 @@ def open_input_repository(root: str | Path) -> Butler:
     path = Path(root)
     _require_repository(path)
     try:
-        butler = Butler.from_config(path, writeable=False)
+        butler = open_butler(path, writeable=False)
         list(butler.registry.queryDimensionRecords("instrument"))
         return butler
     except sqlalchemy.exc.OperationalError as error:

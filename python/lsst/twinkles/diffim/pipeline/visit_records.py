@@ -114,7 +114,7 @@ def make_visit_records(image: VisitImage, *, visit: int | None = None) -> VisitR
         **_describe_observation(image),
     }
     exposure = {**common, "obs_id": name, "group": name, **_describe_exposure(image)}
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         "physical_filter": {**instrument, "name": image.physical_filter, "band": image.band},
         "day_obs": {**instrument, "id": day_obs, "timespan": day_span},
         "group": {**instrument, "name": name},
