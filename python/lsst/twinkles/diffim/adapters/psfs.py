@@ -6,7 +6,7 @@ The algorithms see a PSF as a `~lsst.twinkles.diffim.algorithms.psf_grid.PsfGrid
 
 from __future__ import annotations
 
-__all__ = ("InvalidPsfError", "psf_from_grid", "psf_fwhm", "psf_sigma", "sample_psf")
+__all__ = ("InvalidPsfError", "psf_from_grid", "psf_fwhm", "psf_sigma", "sample_psf", "square_odd")
 
 import math
 from typing import TYPE_CHECKING
@@ -205,11 +205,11 @@ def _evaluate(psf: PointSpreadFunction, *, x: float, y: float) -> np.ndarray | N
             x=x,
             y=y,
         )
-    return _square_odd(stamp) / total
+    return square_odd(stamp) / total
 
 
-def _square_odd(stamp: np.ndarray) -> np.ndarray:
-    """Pad a stamp with zeros to a square of odd side, the centre pixel ``n // 2`` kept the middle."""
+def square_odd(stamp: np.ndarray) -> np.ndarray:
+    """Pad a stamp with zeros to a square of odd side; the centre pixel ``n // 2`` becomes the middle."""
     height, width = stamp.shape
     half = max(height // 2, width // 2)
     return np.pad(

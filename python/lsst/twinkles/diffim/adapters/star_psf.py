@@ -1,0 +1,159 @@
+"""Measure the PSF of an image from its stars, with Piff."""
+
+from __future__ import annotations
+
+__all__ = ("StarPsf", "measure_psf")
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..algorithms.read.stars import StarSample, find_psf_stars
+from .psfs import FWHM_PER_SIGMA, InvalidPsfError
+
+if TYPE_CHECKING:
+    from lsst.images import Box
+    from lsst.images.psfs import PiffWrapper
+
+_SEARCH_HALF = 15
+_N_STARS_MAX = 120
+# Signal-to-noise ratios to try in turn, until there are enough stars.
+_MIN_SNR = (50.0, 25.0, 12.0)
+# Least number of stars for a pixel grid, and for orders one and two of its variation.
+_N_FOR_GRID = 4
+_N_FOR_ORDER = {2: 60, 1: 20}
+
+
+@dataclass(frozen=True)
+class StarPsf:
+    """A PSF and how it came about.
+
+    Attributes
+    ----------
+    psf : `lsst.images.psfs.PiffWrapper`
+        The model.
+    note : `str`
+        A sentence on stars, model and width.
+    """
+
+    psf: PiffWrapper
+    note: str
+
+
+def measure_psf(
+    image: np.ndarray, sigma: np.ndarray, variance: np.ndarray, bad: np.ndarray, bbox: Box
+) -> StarPsf:
+    """Find the stars of an image and fit a PSF to them.
+
+    A pixel grid whose values are polynomials of position, of an order that the number of stars allows; a
+    constant Moffat profile where there are fewer than four stars.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, ``(Ny, Nx)``
+        Sky-subtracted pixels, finite.
+    sigma : `numpy.ndarray`, ``(Ny, Nx)``
+        Standard deviation of a sky pixel.
+    variance : `numpy.ndarray`, ``(Ny, Nx)``
+        Variance of each pixel.
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Pixels not to use.
+    bbox : `lsst.images.Box`
+        Pixel frame of the image.
+
+    Returns
+    -------
+    result : `StarPsf`
+        PSF valid over ``bbox``.
+
+    Raises
+    ------
+    InvalidPsfError
+        If no star is found or the fit fails.
+    """
+    stars = _select_stars(image, sigma, bad)
+    fwhm = FWHM_PER_SIGMA * float(np.median(stars.sigma))
+    half = math.ceil(2.5 * fwhm) + 2
+    inside = (
+        (np.minimum(stars.x, stars.y) > half)
+        & (stars.x < bbox.x.size - half)
+        & (stars.y < bbox.y.size - half)
+    )
+    if inside.sum() >= min(len(stars), _N_FOR_GRID):
+        stars = stars.take(inside)
+    order = next((o for o, n in _N_FOR_ORDER.items() if len(stars) >= n), 0)
+    weight = np.where(bad, 0.0, 1.0 / variance)
+    samples = [
+        _piff_star(image, weight, x=x, y=y, half=half, bbox=bbox)
+        for x, y in zip(stars.x, stars.y, strict=True)
+    ]
+    psf = _fit(samples, size=2 * half + 1, order=order)
+    from lsst.images.psfs import PiffWrapper
+
+    model = f"a pixel grid of order {order}" if len(stars) >= _N_FOR_GRID else "a constant Moffat profile"
+    note = f"PSF measured from {len(stars)} stars with Piff: {model}, FWHM {fwhm:.2f} pixels"
+    return StarPsf(psf=PiffWrapper(psf, bbox, 2 * half + 1), note=note)
+
+
+def _select_stars(image: np.ndarray, sigma: np.ndarray, bad: np.ndarray) -> StarSample:
+    """Return as many good stars as there are, less good ones where those are few."""
+    best: StarSample | None = None
+    for min_snr in _MIN_SNR:
+        for half in (_SEARCH_HALF, _SEARCH_HALF // 2):
+            stars = find_psf_stars(image, sigma, bad, min_snr=min_snr, half=half, n_max=_N_STARS_MAX)
+            if best is None or len(stars) > 1.5 * len(best):
+                best = stars
+            if len(best) >= _N_FOR_ORDER[1]:
+                return best
+    assert best is not None
+    if len(best) == 0:
+        raise InvalidPsfError(
+            f"The image has no PSF, and none of its stars can tell it: no isolated, unsaturated one with S/N > "
+            f"{_MIN_SNR[-1]:.0f} was found. Add an extension PSF (one stamp) or PSFGRID and PSFPOS to the file."
+        )
+    return best
+
+
+def _piff_star(image: np.ndarray, weight: np.ndarray, *, x: float, y: float, half: int, bbox: Box) -> Any:
+    """Cut a star out for Piff, in the pixel frame of the exposure."""
+    import galsim
+    import piff
+
+    ny, nx = image.shape
+    i, j = round(float(x)), round(float(y))
+    rows, columns = (
+        slice(max(j - half, 0), min(j + half + 1, ny)),
+        slice(max(i - half, 0), min(i + half + 1, nx)),
+    )
+    origin = {"xmin": columns.start + bbox.x.start, "ymin": rows.start + bbox.y.start}
+    wcs = galsim.PixelScale(1.0)
+    stamp = galsim.Image(image[rows, columns].astype(float), wcs=wcs, **origin)
+    weights = galsim.Image(weight[rows, columns].astype(float), wcs=wcs, **origin)
+    position = galsim.PositionD(float(x) + bbox.x.start, float(y) + bbox.y.start)
+    return piff.Star(piff.StarData(stamp, image_pos=position, weight=weights), None)
+
+
+def _fit(samples: list[Any], *, size: int, order: int) -> Any:
+    """Fit a Piff PSF and strip it of what `lsst.images` does not store."""
+    import galsim
+    import piff
+
+    if len(samples) >= _N_FOR_GRID:
+        model = piff.PixelGrid(scale=1.0, size=size, interp="Lanczos(11)")
+        interp = piff.BasisPolynomial(order=order)
+        outliers = piff.ChisqOutliers(nsigma=4.0, max_remove=0.05)
+    else:
+        model, interp, outliers = piff.Moffat(beta=3.0, fastfit=True), piff.Mean(), None
+    psf = piff.SimplePSF(model, interp, outliers, max_iter=10)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            psf.fit(samples, {0: galsim.PixelScale(1.0)}, None)
+    except Exception as error:  # Piff raises whatever numpy and galsim meet
+        raise InvalidPsfError(
+            f"The PSF fit to {len(samples)} stars failed ({error}); add an extension PSF (one stamp) to the file."
+        ) from error
+    return psf
