@@ -82,7 +82,7 @@ class _Key:
     """One key: how its value is read and which exposures it selects."""
 
     type_: type
-    cast: Callable[[object], Any]
+    cast: Callable[[Any], Any]
     select: Callable[[DatasetRef], Iterable[Any]]
     """Values of an exposure of which one must equal the value given."""
 
