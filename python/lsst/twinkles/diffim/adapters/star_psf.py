@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from lsst.images.psfs import PiffWrapper
 
 _SEARCH_HALF = 15
-_N_STARS_MAX = 120
+_N_STARS_MAX = 100
+# Radius of the stamps in FWHM, and grid cells per FWHM (never finer than the pixels): enough for the wings
+# and for the resolution, and few enough parameters for the fit to take seconds.
+_RADIUS_IN_FWHM = 3.0
+_CELLS_PER_FWHM = 3.0
+_N_ITERATIONS = 4
 # Signal-to-noise ratios to try in turn, until there are enough stars.
 _MIN_SNR = (50.0, 25.0, 12.0)
 # Least number of stars for a pixel grid, and for orders one and two of its variation.
@@ -76,7 +81,9 @@ def measure_psf(
     """
     stars = _select_stars(image, sigma, bad)
     fwhm = FWHM_PER_SIGMA * float(np.median(stars.sigma))
-    half = math.ceil(2.5 * fwhm) + 2
+    scale = max(1.0, fwhm / _CELLS_PER_FWHM)
+    size = 2 * math.ceil(_RADIUS_IN_FWHM * fwhm / scale) + 1
+    half = math.ceil(size * scale / 2)  # Piff wants stamps that cover the grid
     inside = (
         (np.minimum(stars.x, stars.y) > half)
         & (stars.x < bbox.x.size - half)
@@ -90,7 +97,7 @@ def measure_psf(
         _piff_star(image, weight, x=x, y=y, half=half, bbox=bbox)
         for x, y in zip(stars.x, stars.y, strict=True)
     ]
-    psf = _fit(samples, size=2 * half + 1, order=order)
+    psf = _fit(samples, size=size, scale=scale, order=order)
     from lsst.images.psfs import PiffWrapper
 
     model = f"a pixel grid of order {order}" if len(stars) >= _N_FOR_GRID else "a constant Moffat profile"
@@ -136,18 +143,18 @@ def _piff_star(image: np.ndarray, weight: np.ndarray, *, x: float, y: float, hal
     return piff.Star(piff.StarData(stamp, image_pos=position, weight=weights), None)
 
 
-def _fit(samples: list[Any], *, size: int, order: int) -> Any:
+def _fit(samples: list[Any], *, size: int, scale: float, order: int) -> Any:
     """Fit a Piff PSF and strip it of what `lsst.images` does not store."""
     import galsim
     import piff
 
     if len(samples) >= _N_FOR_GRID:
-        model = piff.PixelGrid(scale=1.0, size=size, interp="Lanczos(11)")
-        interp = piff.BasisPolynomial(order=order)
+        model = piff.PixelGrid(scale=scale, size=size, interp="Lanczos(11)")
+        interp = piff.BasisPolynomial(order=order, solver="cpp")
         outliers = piff.ChisqOutliers(nsigma=4.0, max_remove=0.05)
     else:
         model, interp, outliers = piff.Moffat(beta=3.0, fastfit=True), piff.Mean(), None
-    psf = piff.SimplePSF(model, interp, outliers, max_iter=10)
+    psf = piff.SimplePSF(model, interp, outliers, max_iter=_N_ITERATIONS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
