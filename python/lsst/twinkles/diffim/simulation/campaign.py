@@ -147,5 +147,5 @@ def _simulate_to_file(
     """Simulate one visit into a file; runs in a process of its own."""
     visit = simulate_visit(TwinklesScene.make(scene), conditions, detector=detector)
     path = directory / f"{conditions.visit}.fits"
-    visit.exposure.write(path, compression_options={"image": None, "mask": None, "variance": None})
+    visit.exposure.write(str(path), compression_options={"image": None, "mask": None, "variance": None})
     return path, visit.truth

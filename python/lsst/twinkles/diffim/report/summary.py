@@ -1,0 +1,172 @@
+"""What was found, against the truth."""
+
+from __future__ import annotations
+
+__all__ = ("TruthComparison", "compare_with_truth", "format_comparison")
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+
+@dataclass(frozen=True)
+class TruthComparison:
+    """How detections and true changes agree.
+
+    Attributes
+    ----------
+    n_detections : `int`
+        Detections in the catalogue.
+    n_expected, n_found : `int`
+        True changes above the threshold, and those of them that were detected.
+    n_false : `int`
+        Detections with no true change near, however faint.
+    flux_bias : `float`
+        Median of measured over true flux, less one, of the found; NaN for none.
+    pull_median, pull_scatter : `float`
+        Median, and 1.4826 times the median absolute deviation, of (measured -
+        true) / error of the found: 0 and 1 for a perfect catalogue.
+    position_rms : `float`
+        Root of the mean squared distance of the found, per axis, in pixels.
+    found : `numpy.ndarray`, ``(N,)``, bool
+        For every row of the truth, whether it was detected.
+    threshold : `float`
+        Signal-to-noise from which a change is expected to be found.
+    """
+
+    n_detections: int
+    n_expected: int
+    n_found: int
+    n_false: int
+    flux_bias: float
+    pull_median: float
+    pull_scatter: float
+    position_rms: float
+    found: np.ndarray
+    threshold: float
+
+    @property
+    def completeness(self) -> float:
+        """Fraction of the expected that was found (`float`; NaN if none was expected)."""
+        return self.n_found / self.n_expected if self.n_expected else float("nan")
+
+
+def compare_with_truth(
+    dia_sources: Mapping[str, Any],
+    truth: Mapping[str, Any],
+    *,
+    radius: float = 2.5,
+    threshold: float = 5.0,
+    flux_column: str = "psfFlux",
+) -> TruthComparison:
+    """Compare a catalogue of detections with what changed.
+
+    Parameters
+    ----------
+    dia_sources : mapping of columns
+        ``x``, ``y`` (pixels), ``isNegative``, and the flux and its error
+        (``psfFlux``, ``psfFluxErr``) in the unit of the truth.
+    truth : mapping of columns
+        ``x``, ``y`` (pixels), ``difference_flux`` and ``snr``.
+    radius : `float`, optional
+        Pixels within which a detection of the same sign is that change.
+    threshold : `float`, optional
+        True signal-to-noise from which a change is expected to be found.
+    flux_column : `str`, optional
+        Column of the measured flux.
+
+    Returns
+    -------
+    comparison : `TruthComparison`
+        Counts and statistics.
+
+    Notes
+    -----
+    A detection is false if no true change of any sign with a tenth of the
+    threshold lies within twice the radius: a change of 4 sigma that noise
+    lifts over the threshold is not an error.
+    """
+    position = np.stack([_column(dia_sources, "x"), _column(dia_sources, "y")], axis=1)
+    negative = np.asarray(dia_sources["isNegative"], dtype=bool)
+    places = np.stack([_column(truth, "x"), _column(truth, "y")], axis=1)
+    change, snr = _column(truth, "difference_flux"), _column(truth, "snr")
+    match = _match(position, negative, places, change < 0, radius=radius)
+    found = match >= 0
+    expected = snr >= threshold
+    real = places[snr >= 0.1 * threshold]
+    is_false = _distance_to_nearest(position, real) > 2 * radius
+    measured = found & expected
+    flux = _column(dia_sources, flux_column)[match[measured]]
+    error = _column(dia_sources, f"{flux_column}Err")[match[measured]]
+    offset = position[match[measured]] - places[measured]
+    pull = (flux - change[measured]) / error
+    return TruthComparison(
+        n_detections=len(position),
+        n_expected=int(np.count_nonzero(expected)),
+        n_found=int(np.count_nonzero(measured)),
+        n_false=int(np.count_nonzero(is_false)),
+        flux_bias=_median(flux / change[measured] - 1),
+        pull_median=_median(pull),
+        pull_scatter=1.4826 * _median(np.abs(pull - _median(pull))),
+        position_rms=float(np.sqrt(np.mean(offset**2))) if len(offset) else float("nan"),
+        found=found,
+        threshold=threshold,
+    )
+
+
+def format_comparison(comparison: TruthComparison) -> str:
+    """Say a comparison in lines for a terminal."""
+    c = comparison
+    return "\n".join(
+        (
+            f"detections                     {c.n_detections}",
+            f"true changes of S/N >= {c.threshold:g}       {c.n_expected}",
+            f"  of these found               {c.n_found} ({_percent(c.completeness)})",
+            f"false detections               {c.n_false}",
+            f"flux, measured / true - 1      {_percent(c.flux_bias)} (median of the found)",
+            f"(measured - true) / error      median {c.pull_median:+.2f}, scatter {c.pull_scatter:.2f}",
+            f"position error                 {c.position_rms:.2f} pixels rms an axis",
+        )
+    )
+
+
+def _column(table: Mapping[str, Any], name: str) -> np.ndarray:
+    """Return a column as floats without its unit."""
+    return np.ma.filled(np.ma.asarray(np.asanyarray(table[name]), dtype=float), np.nan).astype(float)
+
+
+def _match(
+    position: np.ndarray, negative: np.ndarray, places: np.ndarray, fades: np.ndarray, *, radius: float
+) -> np.ndarray:
+    """Return, for each true change, the nearest detection of its sign within a radius; -1 for none."""
+    match = np.full(len(places), -1)
+    for sign in (False, True):
+        rows = np.flatnonzero(negative == sign)
+        wanted = np.flatnonzero(fades == sign)
+        if len(rows) == 0 or len(wanted) == 0:
+            continue
+        distance, index = cKDTree(position[rows]).query(places[wanted], distance_upper_bound=radius)
+        near = np.isfinite(distance)
+        match[wanted[near]] = rows[index[near]]
+    return match
+
+
+def _distance_to_nearest(position: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return distances to the nearest place, ``(N,)``; infinity if there is none."""
+    if len(position) == 0 or len(places) == 0:
+        return np.full(len(position), np.inf)
+    return cKDTree(places).query(position)[0]
+
+
+def _median(values: np.ndarray) -> float:
+    """Return the median of what is finite; NaN for nothing."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")
+
+
+def _percent(fraction: float) -> str:
+    """Write a fraction as percent."""
+    return "none" if np.isnan(fraction) else f"{100 * fraction:.1f} %"
