@@ -54,6 +54,10 @@ class DiaSourceIdFactory:
         """Number of identifiers to be had (`int`)."""
         return 2**COUNTER_BITS - 1
 
+    def __call__(self) -> int:
+        """Return the first identifier; the others follow it (`int`)."""
+        return self.base + 1
+
     def make(self, n: int) -> np.ndarray:
         """Return the first ``n`` identifiers, ``(n,)`` int64, increasing.
 
