@@ -1,0 +1,154 @@
+"""Convolution with filters that vary over the image, by overlapping Fourier tiles."""
+
+from __future__ import annotations
+
+__all__ = ("TileGrid", "convolve_varying", "make_tile_grid")
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Division of an image into tiles that are convolved one by one.
+
+    Attributes
+    ----------
+    shape : `tuple` [`int`, `int`]
+        Shape of the image.
+    inner : `int`
+        Side of the part of a tile that is kept.
+    halo : `int`
+        Pixels around it that are only read.
+    y, x : `numpy.ndarray`
+        First row and column of the kept parts.
+    """
+
+    shape: tuple[int, int]
+    inner: int
+    halo: int
+    y: np.ndarray
+    x: np.ndarray
+
+    @property
+    def side(self) -> int:
+        """Side of the Fourier transforms."""
+        return self.inner + 2 * self.halo
+
+    @property
+    def node_x(self) -> np.ndarray:
+        """Positions of the tile corners along x."""
+        return np.append(self.x, self.x[-1] + self.inner) - 0.5
+
+    @property
+    def node_y(self) -> np.ndarray:
+        """Positions of the tile corners along y."""
+        return np.append(self.y, self.y[-1] + self.inner) - 0.5
+
+
+def make_tile_grid(shape: tuple[int, int], *, halo: int, side: int) -> TileGrid:
+    """Choose tiles of ``side`` pixels with the given halo that cover an image."""
+    longest = max(shape) + 2 * halo
+    side = scipy.fft.next_fast_len(min(max(side, 4 * halo), longest), real=True)
+    inner = side - 2 * halo
+    return TileGrid(
+        shape=shape,
+        inner=inner,
+        halo=halo,
+        y=np.arange(0, shape[0], inner),
+        x=np.arange(0, shape[1], inner),
+    )
+
+
+def convolve_varying(
+    images: list[np.ndarray],
+    filters: Callable[[np.ndarray, np.ndarray], list[np.ndarray]],
+    grid: TileGrid,
+    *,
+    workers: int,
+    tolerance: float = 1e-5,
+) -> np.ndarray:
+    """Sum of images, each convolved with a filter that varies over the image.
+
+    Parameters
+    ----------
+    images : `list` [`numpy.ndarray`], each ``(Ny, Nx)`` float32
+        Finite images.
+    filters : callable
+        Takes positions ``x`` and ``y``, ``(N,)`` each, and returns for each image
+        the half-plane transforms (``rfft2`` of a stamp whose centre is rolled to the
+        first pixel) of its filter, ``(N, side, side // 2 + 1)`` complex64.
+    grid : `TileGrid`
+        Tiles.
+    workers : `int`
+        Threads.
+    tolerance : `float`
+        A linear variation within a tile smaller than this, relative to
+        the filter, is left out.
+
+    Returns
+    -------
+    result : `numpy.ndarray`, ``(Ny, Nx)`` float32
+        The filter of a pixel is that of its own position ("gather"); beyond the
+        rim the images are continued by reflection.
+
+    Notes
+    -----
+    Within a tile the filter varies linearly between its values at the corners,
+    so that the result has no steps at tile edges: three inverse transforms a
+    tile, ``D = f0*I + u (fx*I) + v (fy*I)``.
+    """
+    side, halo, inner = grid.side, grid.halo, grid.inner
+    ny, nx = grid.shape
+    tall, wide = len(grid.y) * inner + 2 * halo, len(grid.x) * inner + 2 * halo
+    padded = [_pad(image, halo, tall, wide) for image in images]
+    result = np.empty((len(grid.y) * inner, len(grid.x) * inner), dtype=np.float32)
+    node_x, node_y = grid.node_x, grid.node_y
+    ramp = ((np.arange(inner) + 0.5) * (2.0 / inner) - 1.0).astype(np.float32)
+    upper = filters(node_x, np.full(len(node_x), node_y[0]))
+    core = slice(halo, halo + inner)
+    for j, y0 in enumerate(grid.y):
+        lower, upper = upper, filters(node_x, np.full(len(node_x), node_y[j + 1]))
+        middle = gx = gy = None
+        for image, low, high in zip(padded, lower, upper, strict=True):
+            strip = image[y0 : y0 + side]
+            stack = np.stack([strip[:, x0 : x0 + side] for x0 in grid.x])
+            spectrum = scipy.fft.rfft2(stack, workers=workers)
+            a, b, c, d = low[:-1], low[1:], high[:-1], high[1:]
+            f0, fx, fy = (a + b + c + d) / 4, (b + d - a - c) / 4, (c + d - a - b) / 4
+            middle = _accumulate(middle, spectrum, f0)
+            size = tolerance * np.abs(f0).max()
+            if np.abs(fx).max() > size:
+                gx = _accumulate(gx, spectrum, fx)
+            if np.abs(fy).max() > size:
+                gy = _accumulate(gy, spectrum, fy)
+        assert middle is not None
+        out = scipy.fft.irfft2(middle, s=(side, side), workers=workers, overwrite_x=True)[:, core, core]
+        if gx is not None:
+            out = out + ramp[None, None, :] * _inverse(gx, side, workers)[:, core, core]
+        if gy is not None:
+            out = out + ramp[None, :, None] * _inverse(gy, side, workers)[:, core, core]
+        result[y0 : y0 + inner] = out.transpose(1, 0, 2).reshape(inner, -1)
+    return result[:ny, :nx]
+
+
+def _inverse(spectrum: np.ndarray, side: int, workers: int) -> np.ndarray:
+    return scipy.fft.irfft2(spectrum, s=(side, side), workers=workers, overwrite_x=True)
+
+
+def _accumulate(total: np.ndarray | None, spectrum: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    product = spectrum * factor
+    if total is None:
+        return product
+    total += product
+    return total
+
+
+def _pad(image: np.ndarray, halo: int, tall: int, wide: int) -> np.ndarray:
+    ny, nx = image.shape
+    pads = ((halo, tall - ny - halo), (halo, wide - nx - halo))
+    mode = "symmetric" if max(max(p) for p in pads) <= min(ny, nx) else "wrap"
+    return np.pad(np.ascontiguousarray(image, dtype=np.float32), pads, mode=mode)

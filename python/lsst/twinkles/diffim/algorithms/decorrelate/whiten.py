@@ -1,0 +1,189 @@
+"""The spatially varying filter that makes the noise of a difference image white."""
+
+from __future__ import annotations
+
+__all__ = ("Whitener", "propagate_variance", "source_variance", "whiten")
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.ndimage
+
+from ..convolve import TileGrid, convolve_varying, make_tile_grid
+from ..fourier import stamps_from_transforms, transform_stamps
+from ..noise import MAD_TO_SIGMA, NoiseMap
+from ..psf_grid import PsfGrid
+
+KernelFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Whitener:
+    """Whitening filter of ``target - kernel * convolved``.
+
+    Attributes
+    ----------
+    kernel : callable
+        Takes positions ``x``, ``y`` of shape ``(N,)``; returns kernel stamps ``(N, S, S)``.
+    target, convolved : `NoiseMap`
+        Variance of the blank sky of the two images.
+    kernel_sum : `float`
+        Sum of the kernel.
+    """
+
+    kernel: KernelFunction
+    target: NoiseMap
+    convolved: NoiseMap
+    kernel_sum: float
+
+    def filters(self, x: np.ndarray, y: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return filter and kernel transforms at positions, ``(N, side, side // 2 + 1)`` each.
+
+        Notes
+        -----
+        ``sqrt((v_x + v_c f**2) / (v_x + v_c |K|**2))``, ``f`` the kernel sum: equation 4 of DMTN-021, evaluated
+        with the kernel and the noise of each position.  Real and 1 at zero frequency, so that
+        positions and fluxes stay.
+        """
+        transforms = transform_stamps(self.kernel(x, y).astype(np.float32), side)
+        target = self.target.evaluate(x=x, y=y)[:, None, None].astype(np.float32)
+        convolved = self.convolved.evaluate(x=x, y=y)[:, None, None].astype(np.float32)
+        power = transforms.real**2 + transforms.imag**2
+        ratio = (target + convolved * np.float32(self.kernel_sum) ** 2) / (target + convolved * power)
+        return np.sqrt(ratio), transforms
+
+    def stamps(self, *, x: np.ndarray, y: np.ndarray, size: int, side: int = 128) -> np.ndarray:
+        """Return the filter as stamps, ``(N, size, size)``."""
+        return stamps_from_transforms(self.filters(np.asarray(x), np.asarray(y), side)[0], side, size)
+
+    def extent(self, *, x: float, y: float, tolerance: float, side: int = 256) -> int:
+        """Return the half side that holds all but ``tolerance`` of the filter's energy."""
+        stamp = self.stamps(x=np.array([x]), y=np.array([y]), size=side - 1, side=side)[0] ** 2
+        half = stamp.shape[0] // 2
+        rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
+        ring = np.bincount(np.maximum(np.abs(rows), np.abs(cols)).ravel(), weights=stamp.ravel())
+        return int(np.searchsorted(np.cumsum(ring) / ring.sum(), 1.0 - tolerance)) + 1
+
+    def apply_to_psf(self, psf: PsfGrid, *, x: np.ndarray, y: np.ndarray, size: int, side: int = 128) -> PsfGrid:
+        """Return the PSF of the whitened difference on a grid of positions.
+
+        Parameters
+        ----------
+        psf : `PsfGrid`
+            PSF before whitening (that of the target).
+        x, y : `numpy.ndarray`, ``(Gx,)``, ``(Gy,)``
+            Grid columns and rows.
+        size : `int`
+            Side of the stamps.
+        """
+        grid_x, grid_y = (a.ravel() for a in np.meshgrid(x, y))
+        filters, _ = self.filters(grid_x, grid_y, side)
+        transforms = transform_stamps(psf.evaluate(x=grid_x, y=grid_y), side) * filters
+        stamps = stamps_from_transforms(transforms, side, size)
+        stamps /= stamps.sum(axis=(1, 2), keepdims=True)
+        return PsfGrid(stamps=stamps.reshape(len(y), len(x), size, size), x=np.asarray(x), y=np.asarray(y))
+
+
+def whiten(difference: np.ndarray, whitener: Whitener, *, workers: int, side: int, tolerance: float) -> np.ndarray:
+    """Convolve a difference image with its whitening filter.
+
+    Parameters
+    ----------
+    difference : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        Finite pixels.
+    whitener : `Whitener`
+        The filter.
+    workers : `int`
+        Threads.
+    side : `int`
+        Side of the Fourier tiles.
+    tolerance : `float`
+        Share of the filter's energy that may be cut.
+
+    Returns
+    -------
+    corrected : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        Difference with white noise.
+    """
+    grid = _grid_for(difference.shape, whitener, side, tolerance)
+    return convolve_varying(
+        [difference], lambda x, y: [whitener.filters(x, y, grid.side)[0]], grid, workers=workers
+    )
+
+
+def _grid_for(shape: tuple[int, int], whitener: Whitener, side: int, tolerance: float) -> TileGrid:
+    extent = whitener.extent(x=shape[1] / 2, y=shape[0] / 2, tolerance=tolerance)
+    return make_tile_grid(shape, halo=int(np.clip(extent, 8, 64)), side=side)
+
+
+def source_variance(variance: np.ndarray, sky: NoiseMap, bad: np.ndarray, *, threshold: float = 3.0) -> np.ndarray:
+    """Return what the sources add to a variance plane, free of the pixels' own noise.
+
+    A variance plane made of observed counts follows the noise of its pixels; it is
+    averaged over 5 x 5 pixels, and what does not stand out by ``threshold`` is set to zero.
+
+    Returns
+    -------
+    excess : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        Zero in blank sky and at bad pixels.
+    """
+    excess = variance.astype(np.float32) - sky.image(variance.shape)
+    excess[bad] = 0.0
+    smooth = scipy.ndimage.uniform_filter(excess, 5, mode="nearest")
+    sample = smooth[:: max(1, smooth.shape[0] // 512), :: max(1, smooth.shape[1] // 512)]
+    width = MAD_TO_SIGMA * float(np.median(np.abs(sample - np.median(sample))))
+    smooth[smooth < threshold * width + 1e-6 * sky.median] = 0.0
+    return smooth
+
+
+def propagate_variance(
+    target_excess: np.ndarray,
+    convolved_excess: np.ndarray,
+    whitener: Whitener | None,
+    *,
+    kernel: KernelFunction,
+    sky: np.ndarray,
+    workers: int,
+    side: int,
+) -> np.ndarray:
+    """Return the variance plane of the difference.
+
+    Parameters
+    ----------
+    target_excess, convolved_excess : `numpy.ndarray`, ``(Ny, Nx)``
+        Variance that the sources add in the two images (`source_variance`).
+    whitener : `Whitener` or `None`
+        Whitening filter applied to the difference, if any.
+    kernel : callable
+        Matching kernel (see `Whitener`).
+    sky : `numpy.ndarray`, ``(Ny, Nx)``
+        Variance of the blank sky of the difference.
+    workers, side : `int`
+        Threads and side of the Fourier tiles.
+
+    Returns
+    -------
+    variance : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        Sky and photon noise: ``v + a**2 * e_x + b**2 * e_c`` with the filters ``a`` and
+        ``b`` that the pixels of the two images went through.
+    """
+    if not target_excess.any() and not convolved_excess.any():
+        return sky.astype(np.float32)
+    grid = make_tile_grid(sky.shape, halo=24, side=side)
+    size = 2 * grid.halo - 1
+
+    def squared(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+        if whitener is None:
+            stamps = kernel(x, y).astype(np.float32)
+            own = np.zeros((len(x), 3, 3), dtype=np.float32)
+            own[:, 1, 1] = 1.0
+        else:
+            white, transforms = whitener.filters(x, y, grid.side)
+            own = stamps_from_transforms(white, grid.side, size)
+            stamps = stamps_from_transforms(white * transforms, grid.side, size)
+        return [transform_stamps((stamp**2).astype(np.float32), grid.side) for stamp in (own, stamps)]
+
+    # A variance needs the filters to a few percent only: constant within a tile.
+    excess = convolve_varying([target_excess, convolved_excess], squared, grid, workers=workers, tolerance=0.3)
+    return sky.astype(np.float32) + np.maximum(excess, 0.0)

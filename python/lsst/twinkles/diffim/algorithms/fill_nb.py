@@ -1,0 +1,49 @@
+"""Replacement of bad pixels before a Fourier transform."""
+
+from __future__ import annotations
+
+__all__ = ("fill_rows", "spread_mask")
+
+import numpy as np
+from numba import njit, prange
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def fill_rows(image, bad, longest, other):  # type: ignore[no-untyped-def]
+    """Interpolate linearly over runs of bad pixels along x, in place.
+
+    Runs longer than ``longest`` pixels, and those that reach the rim, take ``other``.
+    """
+    ny, nx = image.shape
+    for y in prange(ny):
+        x = 0
+        while x < nx:
+            if not bad[y, x]:
+                x += 1
+                continue
+            start = x
+            while x < nx and bad[y, x]:
+                x += 1
+            inside = start > 0 and x < nx and x - start <= longest
+            for k in range(start, x):
+                if inside:
+                    w = (k - start + 1) / (x - start + 1)
+                    image[y, k] = (1.0 - w) * image[y, start - 1] + w * image[y, x]
+                else:
+                    image[y, k] = other
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def spread_mask(bad, dy, dx, out):  # type: ignore[no-untyped-def]
+    """Set ``out`` where any of the pixels at the given offsets is bad."""
+    ny, nx = bad.shape
+    for y in prange(ny):
+        for k in range(len(dy)):
+            yy = y - dy[k]
+            if yy < 0 or yy >= ny:
+                continue
+            for x in range(nx):
+                if bad[yy, x]:
+                    xx = x + dx[k]
+                    if 0 <= xx < nx:
+                        out[y, xx] = True

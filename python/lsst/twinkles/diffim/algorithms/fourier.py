@@ -1,0 +1,43 @@
+"""Transforms of centred stamps."""
+
+from __future__ import annotations
+
+__all__ = ("stamps_from_transforms", "transform_stamps")
+
+import numpy as np
+import scipy.fft
+
+
+def transform_stamps(stamps: np.ndarray, side: int, *, workers: int = 1) -> np.ndarray:
+    """Return ``rfft2`` of stamps whose centre is rolled to the first pixel of a square of ``side``.
+
+    Parameters
+    ----------
+    stamps : `numpy.ndarray`, ``(N, S, S)``
+        Stamps with odd ``S <= side``, centred on the middle pixel.
+    side : `int`
+        Side of the transform.
+
+    Returns
+    -------
+    transforms : `numpy.ndarray`, ``(N, side, side // 2 + 1)``, complex of the input's precision
+        Filters in the sense of `convolve.convolve_varying`.
+    """
+    size = stamps.shape[-1]
+    if size > side:
+        raise ValueError(f"Stamps of {size} pixels do not fit a transform of {side}; enlarge the tiles.")
+    half = size // 2
+    padded = np.zeros((len(stamps), side, side), dtype=stamps.dtype)
+    padded[:, : half + 1, : half + 1] = stamps[:, half:, half:]
+    if half:
+        padded[:, -half:, : half + 1] = stamps[:, :half, half:]
+        padded[:, : half + 1, -half:] = stamps[:, half:, :half]
+        padded[:, -half:, -half:] = stamps[:, :half, :half]
+    return scipy.fft.rfft2(padded, workers=workers)
+
+
+def stamps_from_transforms(transforms: np.ndarray, side: int, size: int) -> np.ndarray:
+    """Return the central ``size`` (odd) pixels of the inverse transforms, ``(N, size, size)``."""
+    half = size // 2
+    images = scipy.fft.irfft2(transforms, s=(side, side))
+    return np.roll(images, (half, half), axis=(-2, -1))[:, :size, :size]

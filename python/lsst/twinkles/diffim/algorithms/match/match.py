@@ -1,0 +1,267 @@
+"""From two images and their PSFs to the kernel that matches one to the other."""
+
+from __future__ import annotations
+
+__all__ = ("MatchInput", "MatchResult", "MatchSettings", "match_images")
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.fft
+
+from ..noise import NoiseMap, cell_statistics
+from ..psf_grid import PsfGrid
+from .basis import AlardLuptonBasis
+from .candidates import KernelCandidates
+from .normal import StampSystem, build_stamp_system, concatenate, sky_system
+from .prefilter import cut_stamps, filter_stamps, prewhitening_filter
+from .prior import psf_prior_system
+from .solve import KernelSolution, choose_spatial_order, solve_kernel
+
+
+@dataclass(frozen=True)
+class MatchInput:
+    """One image, prepared for matching.
+
+    Attributes
+    ----------
+    image : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        Sky-subtracted counts, finite (bad pixels filled).
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Pixels without trustworthy data.
+    sky : `NoiseMap`
+        Variance of the blank sky.
+    photon : `float`
+        Variance per count of signal.
+    psf : `PsfGrid`
+        PSF in array coordinates.
+    """
+
+    image: np.ndarray
+    bad: np.ndarray
+    sky: NoiseMap
+    photon: float
+    psf: PsfGrid
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """Tunables of `match_images`; see the task's configuration for their meaning."""
+
+    kernel_orders: tuple[int, ...]
+    background_order: int
+    stamp_half: int
+    min_sources: int
+    model_error: float
+    clip_chi2: float
+    clip_flux: float
+    max_iterations: int
+    max_condition: float
+    prior_strengths: tuple[float, ...]
+    n_folds: int
+    sky_cell: int
+
+
+@dataclass(frozen=True)
+class MatchResult:
+    """A kernel and how it was found.
+
+    Attributes
+    ----------
+    solution : `KernelSolution`
+        The spatially varying kernel.
+    candidates : `KernelCandidates`
+        Stamps that were offered, in the order of ``solution.used``.
+    scores : `numpy.ndarray`, ``(n_orders, n_priors)``
+        Cross-validated chi square per pixel.
+    prior_strength : `float`
+        Signal-to-noise given to the PSF models.
+    """
+
+    solution: KernelSolution
+    candidates: KernelCandidates
+    scores: np.ndarray
+    prior_strength: float
+
+
+def match_images(
+    convolved: MatchInput,
+    target: MatchInput,
+    *,
+    candidates: KernelCandidates,
+    basis: AlardLuptonBasis,
+    settings: MatchSettings,
+    workers: int,
+) -> MatchResult:
+    """Determine the kernel that takes one image to the PSF, flux scale and sky of another.
+
+    Parameters
+    ----------
+    convolved, target : `MatchInput`
+        Image to be convolved and image to be matched, on the same pixels.
+    candidates : `KernelCandidates`
+        Stamp centres; stamps and kernel must lie inside the images.
+    basis : `AlardLuptonBasis`
+        Kernel basis.
+    settings : `MatchSettings`
+        Tunables.
+    workers : `int`
+        Threads.
+
+    Returns
+    -------
+    result : `MatchResult`
+        The kernel.
+
+    Raises
+    ------
+    KernelSolveError
+        Too few stamps are left.
+    """
+    shape = target.image.shape
+    centre = {"x": (shape[1] - 1) / 2, "y": (shape[0] - 1) / 2}
+    half_kernel = basis.size // 2
+    side = scipy.fft.next_fast_len(2 * (settings.stamp_half + half_kernel) + 1 + 16, real=True)
+    flux_scale = _flux_scale(convolved, target, candidates)
+    prefilter = prewhitening_filter(
+        _fit(convolved.psf.evaluate(**centre), side),
+        _fit(target.psf.evaluate(**centre), side),
+        variance_convolved=convolved.sky.median,
+        variance_target=target.sky.median,
+        flux_scale=flux_scale,
+        side=side,
+    )
+    stars = _star_system(convolved, target, candidates, basis, settings, prefilter, side, flux_scale, workers)
+    sky = _sky_equations(convolved, target, settings, len(basis) + 1, flux_scale)
+    prior = _prior(convolved, target, basis, prefilter, side, shape)
+    extras = [
+        concatenate(sky, replace(prior, gram=prior.gram * strength**2)) if strength > 0 else sky
+        for strength in settings.prior_strengths
+    ]
+    options = {
+        "basis": basis,
+        "shape": shape,
+        "background_order": settings.background_order,
+        "n_required": settings.min_sources,
+        "clip_chi2": settings.clip_chi2,
+        "clip_flux": settings.clip_flux,
+        "max_iterations": settings.max_iterations,
+        "max_condition": settings.max_condition,
+    }
+    order, choice, scores = settings.kernel_orders[0], 0, np.full((1, 1), np.nan)
+    solution = solve_kernel(stars, kernel_order=order, extra=extras[choice], **options)
+    if len(settings.kernel_orders) > 1 or len(extras) > 1:
+        order, choice, scores = choose_spatial_order(
+            stars,
+            solution.used,
+            n_basis=len(basis),
+            shape=shape,
+            orders=settings.kernel_orders,
+            background_order=settings.background_order,
+            n_folds=settings.n_folds,
+            extras=extras,
+        )
+        solution = solve_kernel(stars, kernel_order=order, extra=extras[choice], **options)
+    return MatchResult(
+        solution=solution, candidates=candidates, scores=scores, prior_strength=settings.prior_strengths[choice]
+    )
+
+
+def _fit(stamp: np.ndarray, side: int) -> np.ndarray:
+    """Cut a stamp to what a transform of ``side`` holds."""
+    excess = max(0, (stamp.shape[0] - side + 1) // 2)
+    return stamp[excess : stamp.shape[0] - excess, excess : stamp.shape[1] - excess] if excess else stamp
+
+
+def _flux_scale(convolved: MatchInput, target: MatchInput, candidates: KernelCandidates) -> float:
+    """Median ratio of the candidates' fluxes in boxes of about three FWHM, a first guess of the kernel sum."""
+    half = 7
+    x, y = candidates.x, candidates.y
+    sums = [cut_stamps(i.image, x, y, half).sum(axis=(1, 2)) for i in (target, convolved)]
+    good = sums[1] > 0
+    ratio = float(np.median(sums[0][good] / sums[1][good])) if good.any() else 1.0
+    return ratio if np.isfinite(ratio) and ratio > 0 else 1.0
+
+
+def _star_system(
+    convolved: MatchInput,
+    target: MatchInput,
+    candidates: KernelCandidates,
+    basis: AlardLuptonBasis,
+    settings: MatchSettings,
+    prefilter: np.ndarray,
+    side: int,
+    flux_scale: float,
+    workers: int,
+) -> StampSystem:
+    """Normal equations of the stars, in the metric of white noise."""
+    x, y = candidates.x, candidates.y
+    half, wide = settings.stamp_half, settings.stamp_half + basis.size // 2
+    cut = filter_stamps(cut_stamps(convolved.image, x, y, wide), prefilter, side, workers=workers)
+    goal = filter_stamps(cut_stamps(target.image, x, y, wide), prefilter, side, workers=workers)
+    goal = goal[:, wide - half : wide + half + 1, wide - half : wide + half + 1]
+    bad = cut_stamps(convolved.bad, x, y, half) | cut_stamps(target.bad, x, y, half)
+    photon = np.full(len(x), target.photon + flux_scale * convolved.photon)
+    return build_stamp_system(
+        cut,
+        np.ascontiguousarray(goal),
+        bad=bad,
+        x=x,
+        y=y,
+        basis=basis,
+        sky_variance=target.sky.evaluate(x=x, y=y) + flux_scale**2 * convolved.sky.evaluate(x=x, y=y),
+        photon_variance=photon,
+        model_error=settings.model_error,
+        model_index=_middle_gaussian(basis),
+    )
+
+
+def _middle_gaussian(basis: AlardLuptonBasis) -> int:
+    """Index of the raw function that is the plain Gaussian of the middle width."""
+    middle = len(basis.sigmas) // 2
+    return sum((d + 1) * (d + 2) // 2 for d in basis.degrees[:middle])
+
+
+def _sky_equations(
+    convolved: MatchInput, target: MatchInput, settings: MatchSettings, n_features: int, flux_scale: float
+) -> StampSystem:
+    """Equations that tie the differential background to the blank sky between the sources."""
+    bad = convolved.bad | target.bad
+    options = {"size": settings.sky_cell, "min_fraction": 0.25}
+    level_t, sigma_t, number, x, y = cell_statistics(target.image, bad, **options)
+    level_c, sigma_c, _, _, _ = cell_statistics(convolved.image, bad, **options)
+    good = np.isfinite(level_t) & np.isfinite(level_c) & (number > 0)
+    variance = (sigma_t**2 + flux_scale**2 * sigma_c**2)[good]
+    # Medians have pi/2 the variance of means; sources below the limit lift them by a few hundredths of sigma.
+    floor = (0.02 * np.sqrt(variance)) ** 2
+    grid_x, grid_y = np.meshgrid(x, y)
+    return sky_system(
+        level_c[good],
+        level_t[good],
+        x=grid_x[good],
+        y=grid_y[good],
+        variance=np.pi / 2 * variance / number[good] + floor + 1e-30,
+        n_features=n_features,
+    )
+
+
+def _prior(
+    convolved: MatchInput,
+    target: MatchInput,
+    basis: AlardLuptonBasis,
+    prefilter: np.ndarray,
+    side: int,
+    shape: tuple[int, int],
+) -> StampSystem:
+    """Pseudo-stars of the PSF models on a 5 x 5 grid, together of unit signal-to-noise."""
+    x = np.linspace(0, shape[1] - 1, 5)
+    y = np.linspace(0, shape[0] - 1, 5)
+    grid_x, grid_y = (a.ravel() for a in np.meshgrid(x, y))
+    room = side - basis.size - 1
+    size = min(convolved.psf.size, target.psf.size, room - 1 + room % 2)
+    prior = psf_prior_system(
+        convolved.psf.padded(size), target.psf.padded(size), x=grid_x, y=grid_y, basis=basis, prefilter=prefilter, side=side
+    )
+    return replace(prior, gram=prior.gram / len(grid_x))
+
+

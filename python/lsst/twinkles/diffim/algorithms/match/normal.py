@@ -1,0 +1,185 @@
+"""Normal equations of single kernel stamps."""
+
+from __future__ import annotations
+
+__all__ = ("StampSystem", "build_stamp_system", "concatenate", "sky_system")
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .basis import AlardLuptonBasis
+from .stamps_nb import convolve_stamps
+
+
+@dataclass(frozen=True)
+class StampSystem:
+    """Weighted least-squares sums of each stamp.
+
+    The model of a stamp is ``sum_i a_i (B_i * convolved) + background``; the
+    last feature is the constant one of the background.
+
+    Attributes
+    ----------
+    x, y : `numpy.ndarray`, ``(N,)``
+        Stamp centres in pixels.
+    gram : `numpy.ndarray`, ``(N, F, F)``
+        Sums of weighted products of features.
+    moment : `numpy.ndarray`, ``(N, F)``
+        Sums of weighted products of features and target.
+    power : `numpy.ndarray`, ``(N,)``
+        Weighted sums of squares of the target.
+    n_pixels : `numpy.ndarray`, ``(N,)``
+        Pixels used.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    gram: np.ndarray
+    moment: np.ndarray
+    power: np.ndarray
+    n_pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: np.ndarray) -> StampSystem:
+        """Return the system of a subset of stamps."""
+        return StampSystem(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+def concatenate(*systems: StampSystem) -> StampSystem:
+    """Join systems with the same features."""
+    return StampSystem(
+        *(np.concatenate([getattr(s, name) for s in systems]) for name in StampSystem.__dataclass_fields__)
+    )
+
+
+def build_stamp_system(
+    convolved: np.ndarray,
+    target: np.ndarray,
+    *,
+    bad: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    basis: AlardLuptonBasis,
+    sky_variance: np.ndarray,
+    photon_variance: np.ndarray,
+    model_error: float,
+    model_index: int,
+    chunk: int = 128,
+) -> StampSystem:
+    """Form the normal equations of every stamp.
+
+    Parameters
+    ----------
+    convolved : `numpy.ndarray`, ``(N, P, P)``, float32
+        Sky-subtracted stamps of the image to be convolved, finite; wider than the
+        target's by at least the kernel's half side at each edge.
+    target : `numpy.ndarray`, ``(N, Q, Q)``, float32
+        Stamps of the image to be matched.
+    bad : `numpy.ndarray`, ``(N, Q, Q)``, bool
+        Pixels of either that get no weight.
+    x, y : `numpy.ndarray`, ``(N,)``
+        Stamp centres.
+    basis : `AlardLuptonBasis`
+        Kernel basis.
+    sky_variance : `numpy.ndarray`, ``(N,)``
+        Variance of the blank sky of the difference at each stamp.
+    photon_variance : `numpy.ndarray`, ``(N,)``
+        Variance per count of signal in the target, both images together.
+    model_error : `float`
+        Fractional error of the matched profile, added in quadrature: it keeps
+        the few brightest stars from deciding alone.
+    model_index : `int`
+        Raw basis function whose convolved stamp stands for the profile of the star in
+        the weights.  Weights from a model, not from observed counts, are
+        uncorrelated with the noise and do not bias the fit.
+    chunk : `int`
+        Stamps worked on at a time (bounds the memory).
+
+    Returns
+    -------
+    system : `StampSystem`
+        One entry per stamp.
+    """
+    n, n_basis, side = len(target), len(basis), target.shape[1]
+    features = n_basis + 1
+    gram, moment = np.zeros((n, features, features)), np.zeros((n, features))
+    power, n_pixels = np.zeros(n), np.zeros(n)
+    mix = np.eye(features)
+    mix[:n_basis, :n_basis] = basis.transform
+    for start in range(0, n, chunk):
+        part = slice(start, min(start + chunk, n))
+        m = part.stop - start
+        stamps = np.ones((m, features, side, side), dtype=np.float32)
+        convolve_stamps(
+            np.ascontiguousarray(convolved[part], dtype=np.float32),
+            side // 2,
+            basis.factors,
+            basis.row,
+            basis.column,
+            stamps[:, :n_basis],
+        )
+        data = target[part].astype(float)
+        weight = _weights(
+            stamps[:, model_index], data, sky_variance[part], photon_variance[part], model_error
+        )
+        weight[bad[part]] = 0.0
+        root = np.sqrt(weight).reshape(m, -1).astype(np.float32)
+        weighted = stamps.reshape(m, features, -1) * root[:, None, :]
+        scaled = data.reshape(m, -1).astype(np.float32) * root
+        gram[part] = mix @ (weighted @ weighted.transpose(0, 2, 1)).astype(float) @ mix.T
+        moment[part] = (weighted @ scaled[:, :, None])[:, :, 0].astype(float) @ mix.T
+        power[part] = np.einsum("np,np->n", scaled, scaled, dtype=float)
+        n_pixels[part] = (weight > 0).sum(axis=(1, 2))
+    return StampSystem(x=x.astype(float), y=y.astype(float), gram=gram, moment=moment, power=power, n_pixels=n_pixels)
+
+
+def _weights(
+    profile: np.ndarray, data: np.ndarray, sky: np.ndarray, photon: np.ndarray, model_error: float
+) -> np.ndarray:
+    """Inverse variance from the smooth profile scaled to each stamp's flux."""
+    norm = np.einsum("nij,nij->n", profile, profile, dtype=float)
+    scale = np.einsum("nij,nij->n", profile, data) / np.where(norm > 0, norm, 1.0)
+    model = np.clip(profile * np.clip(scale, 0.0, None)[:, None, None], 0.0, None).astype(float)
+    return 1.0 / (sky[:, None, None] + photon[:, None, None] * model + (model_error * model) ** 2)
+
+
+def sky_system(
+    convolved: np.ndarray,
+    target: np.ndarray,
+    *,
+    x: np.ndarray,
+    y: np.ndarray,
+    variance: np.ndarray,
+    n_features: int,
+) -> StampSystem:
+    """Make equations that tie the differential background to blank sky.
+
+    Parameters
+    ----------
+    convolved, target : `numpy.ndarray`, ``(N,)``
+        Sky levels of cells in the two images.
+    x, y : `numpy.ndarray`, ``(N,)``
+        Cell centres.
+    variance : `numpy.ndarray`, ``(N,)``
+        Variance of their matched difference.
+    n_features : `int`
+        Number of features (basis functions and background).
+
+    Returns
+    -------
+    system : `StampSystem`
+        ``target = kernel_sum * convolved + background``, one entry per cell.
+    """
+    n = len(x)
+    gram, moment = np.zeros((n, n_features, n_features)), np.zeros((n, n_features))
+    weight = 1.0 / variance
+    gram[:, 0, 0] = weight * convolved**2
+    gram[:, 0, -1] = gram[:, -1, 0] = weight * convolved
+    gram[:, -1, -1] = weight
+    moment[:, 0], moment[:, -1] = weight * convolved * target, weight * target
+    return StampSystem(
+        x=np.asarray(x, float), y=np.asarray(y, float), gram=gram, moment=moment, power=weight * target**2, n_pixels=np.ones(n)
+    )
