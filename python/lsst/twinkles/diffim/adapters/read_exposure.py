@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("read_exposure",)
+__all__ = ("has_sky", "read_exposure", "with_sky_projection")
 
 import logging
 from collections.abc import Mapping
@@ -92,6 +92,51 @@ def read_exposure(
     builder.complete_pixels(gain=gain, read_noise=read_noise, saturation=saturation)
     builder.complete_models(sky_projection)
     return builder.build(header, plain.zero_point if zero_point is None else zero_point)
+
+
+def has_sky(exposure: VisitImage) -> bool:
+    """Tell whether an exposure had a WCS of its own when it was read (`bool`)."""
+    return "madeWcs" not in exposure.metadata
+
+
+def with_sky_projection(
+    exposure: VisitImage, sky_projection: SkyProjection[DetectorFrame]
+) -> VisitImage:
+    """Return an exposure that lies on the pixels of another.
+
+    Parameters
+    ----------
+    exposure : `lsst.images.VisitImage`
+        Exposure; not modified. Pixels are shared.
+    sky_projection : `lsst.images.SkyProjection`
+        Projection of the other exposure, of the same size and frame.
+
+    Returns
+    -------
+    exposure : `lsst.images.VisitImage`
+        Same pixels, PSF and calibration.
+    """
+    from lsst.images import Image, VisitImage
+
+    return VisitImage(
+        Image(
+            exposure.image.array,
+            bbox=exposure.bbox,
+            unit=exposure.unit,
+            sky_projection=sky_projection,
+        ),
+        mask=exposure.mask,
+        variance=exposure.variance,
+        obs_info=exposure.obs_info,
+        summary_stats=exposure.summary_stats,
+        photometric_scaling=exposure.photometric_scaling,
+        psf=exposure.psf,
+        detector=exposure.detector,
+        aperture_corrections=exposure.aperture_corrections,
+        backgrounds=exposure.backgrounds,
+        band=exposure.band,
+        metadata=dict(exposure.metadata),
+    )
 
 
 def _read_lsst_images(path: str | Path) -> VisitImage:

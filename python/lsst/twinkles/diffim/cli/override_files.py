@@ -88,20 +88,33 @@ def set_config_value(config: Config, name: str, text: str) -> None:
     ConfigOverrideError
         If there is no such field, or it does not take the value.
     """
-    import ast
-
     parent, attribute = _find_field(config, name)
-    try:
-        setattr(parent, attribute, text)
-    except (TypeError, ValueError) as as_text:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            raise ConfigOverrideError(f"cannot set config.{name} to {text!r}: {as_text}") from as_text
+    candidates = _read_literal(text) if _is_list(getattr(parent, attribute)) else [text, *_read_literal(text)]
+    if not candidates:
+        candidates = [[text]]
+    error: Exception | None = None
+    for value in candidates:
         try:
             setattr(parent, attribute, value)
-        except (TypeError, ValueError) as error:
-            raise ConfigOverrideError(f"cannot set config.{name} to {value!r}: {error}") from error
+            return
+        except (TypeError, ValueError) as caught:
+            error = caught
+    raise ConfigOverrideError(f"cannot set config.{name} to {value!r}: {error}") from error
+
+
+def _read_literal(text: str) -> list[Any]:
+    """Return the Python literal that a text is, as a list of one; an empty list if it is none."""
+    import ast
+
+    try:
+        return [ast.literal_eval(text)]
+    except (ValueError, SyntaxError):
+        return []
+
+
+def _is_list(value: Any) -> bool:
+    # A list field would take a text letter by letter.
+    return hasattr(value, "append")
 
 
 def _find_field(config: Config, name: str) -> tuple[Any, str]:

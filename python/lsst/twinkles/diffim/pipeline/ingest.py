@@ -15,7 +15,7 @@ from lsst.images import DifferenceImage, VisitImage
 
 from .instrument import TwinklesCam
 from .repository import EXPOSURE_DATASET_TYPE, register_exposure_type, repository_root
-from .staging import StagedDatasets, remove_stale_stages
+from .staging import OutputWriteError, StagedDatasets, remove_stale_stages
 from .visit_records import VisitConflictError, VisitRecords, insert_visit_records, make_visit_records
 
 _LOG = logging.getLogger(__name__)
@@ -161,8 +161,10 @@ class ExposureIngester:
             for item in batch:
                 try:
                     self._commit([item])
-                except VisitConflictError as error:
+                except (VisitConflictError, OutputWriteError) as error:
                     self.report.failed[item[0]] = error
+        except OutputWriteError as error:
+            self.report.failed.update({item[0]: error for item in batch})
 
     def _commit(self, batch: list[tuple[str, VisitRecords, DatasetRef]]) -> None:
         replace = self._on_existing == "replace"

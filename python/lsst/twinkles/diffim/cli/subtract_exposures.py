@@ -1,0 +1,308 @@
+"""The command ``subtractExposures.py``: subtract two files, without a repository."""
+
+from __future__ import annotations
+
+__all__ = ("build_parser", "main")
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .gen2_parser import ConfigOverride
+
+if TYPE_CHECKING:
+    from lsst.images import VisitImage
+    from lsst.pipe.base import Struct
+
+    from ..tasks.image_difference import ImageDifferenceConfig, ImageDifferenceTask
+
+_LOG = logging.getLogger("lsst.twinkles.diffim.subtractExposures")
+_PROG = "subtractExposures.py"
+
+_EPILOG = """\
+Files are those of lsst.images, or plain FITS: an image, and whatever else there is of MASK, VARIANCE, PSF (or
+PSFGRID and PSFPOS) and a WCS. What a file lacks is made from what it has, and said. Two files of the same size
+of which one has no WCS are taken to be aligned pixel by pixel.
+
+DIR gets difference.fits (lsst.images.DifferenceImage.read opens it, and so do astropy and DS9; in the pixel
+unit of SCIENCE), matchedTemplate.fits, diaSources.parquet, difference.png, config.py and summary.json. It
+appears when all of them are there, or not at all. The configuration is that of imageDifference.py. The exit
+status is 0 if all went well, 1 if the subtraction failed, 2 for a wrong command line, 130 after an interrupt.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line (`argparse.ArgumentParser`)."""
+    parser = argparse.ArgumentParser(
+        prog=_PROG,
+        usage=f"{_PROG} SCIENCE TEMPLATE --output DIR [options]",
+        description="Subtract one calibrated exposure from another: PSF-matched difference, noise whitened, "
+        "with a catalogue of what changed.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("science", metavar="SCIENCE", type=Path, help="FITS file of the science exposure")
+    parser.add_argument("template", metavar="TEMPLATE", type=Path, help="FITS file of the template")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="directory of the results; must not exist")
+    parser.add_argument("--clobber", action="store_true", help="replace the results of an earlier run in DIR")
+    _add_config_options(parser)
+    _add_reading_options(parser)
+    parser.add_argument(
+        "-L",
+        "--loglevel",
+        default="info",
+        choices=("debug", "info", "warn", "error"),
+        help="what to log (info)",
+    )
+    return parser
+
+
+def _add_config_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("configuration, as of imageDifference.py")
+    group.add_argument(
+        "-c",
+        "--config",
+        dest="overrides",
+        nargs="+",
+        action=_OverrideAction,
+        default=[],
+        metavar="NAME=VALUE",
+        help="override fields, e.g. -c detection.thresholdValue=5.5",
+    )
+    group.add_argument(
+        "-C",
+        "--configfile",
+        "--config-file",
+        dest="overrides",
+        nargs="+",
+        action=_OverrideAction,
+        metavar="FILE",
+        help="Python files that override the variable config",
+    )
+    group.add_argument("--show", choices=("config",), help="print the configuration and quit")
+
+
+def _add_reading_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "what plain FITS files do not say, or say wrong (one value, or one for SCIENCE and one for TEMPLATE)"
+    )
+    for name, text in (
+        ("gain", "electrons per pixel unit"),
+        ("read-noise", "electrons"),
+        ("saturation", "level in pixel units"),
+        ("zero-point", "AB magnitude of one pixel unit"),
+    ):
+        group.add_argument(f"--{name}", nargs="+", type=float, action=_PairAction, metavar="X", help=text)
+    group.add_argument(
+        "--hdu", nargs="+", type=_hdu, action=_PairAction, metavar="HDU", help="number or name of the image"
+    )
+    group.add_argument("--band", nargs="+", action=_PairAction, metavar="BAND", help="short name of the filter")
+    group.add_argument(
+        "--aligned", action="store_true", help="ignore the WCS of TEMPLATE: it lies on the pixels of SCIENCE"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of `str`, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    status : `int`
+        0 if all went well, 1 if the subtraction failed, 2 for a wrong command
+        line or configuration, 130 after an interrupt.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.output is None and args.show is None:
+        parser.error("no output directory specified; give one with --output DIR")
+    level = "WARNING" if args.loglevel == "warn" else args.loglevel.upper()
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("lsst.twinkles").setLevel(level)
+    try:
+        return _configure_and_run(args)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", 130)
+
+
+def _configure_and_run(args: argparse.Namespace) -> int:
+    """Make the configuration, then do what was asked for."""
+    from lsst.pex.config import FieldValidationError
+
+    from .override_files import ConfigOverrideError
+
+    try:
+        config = _make_config(args.overrides)
+    except (ConfigOverrideError, FieldValidationError) as error:
+        return _fail(str(error), 2)
+    if args.show is not None:
+        config.saveToStream(sys.stdout)
+        return 0
+    from lsst.pipe.base import AlgorithmError, NoWorkFound
+
+    from ..adapters.fits_files import UnreadableExposureError
+    from ..adapters.psfs import InvalidPsfError
+
+    try:
+        _subtract(args, config)
+    except (UnreadableExposureError, InvalidPsfError, AlgorithmError, NoWorkFound, _ResultsError) as error:
+        return _fail(str(error), 1)
+    except OSError as error:
+        return _fail(f"cannot write {args.output}: {error.strerror or error}; nothing of it was kept", 1)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"{_PROG}: error: {message}", file=sys.stderr)
+    return status
+
+
+def _make_config(overrides: Sequence[ConfigOverride]) -> ImageDifferenceConfig:
+    from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
+    from .override_files import apply_overrides
+
+    config = TwinklesImageDifferenceTask.ConfigClass()
+    apply_overrides(config, overrides)
+    config.validate()
+    return config
+
+
+def _subtract(args: argparse.Namespace, config: ImageDifferenceConfig) -> None:
+    """Read, subtract, write."""
+    from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
+    from .result_directory import ResultDirectory
+
+    inputs = (args.science, args.template)
+    with ResultDirectory(args.output, clobber=args.clobber, inputs=inputs) as directory:
+        science, template = _read_pair(args)
+        task = TwinklesImageDifferenceTask(config=config)
+        result = task.run(science, template)
+        _write_results(directory.path, args, science, template, task, result)
+        directory.commit()
+    print(_closing_line(args, result))
+
+
+def _read_pair(args: argparse.Namespace) -> tuple[VisitImage, VisitImage]:
+    """Read both exposures; where a WCS is missing they are taken to be aligned."""
+    from ..adapters.read_exposure import has_sky, read_exposure, with_sky_projection
+
+    science = read_exposure(args.science, **_reading_options(args, 0))
+    template = read_exposure(
+        args.template, sky_projection=science.sky_projection, **_reading_options(args, 1)
+    )
+    if has_sky(science) and has_sky(template) and not args.aligned:
+        return science, template
+    if science.bbox.shape != template.bbox.shape:
+        raise _ResultsError(
+            f"{args.science} ({_size(science)} pixels) and {args.template} ({_size(template)}) are not of the "
+            "same size and cannot be aligned without a WCS in both. Add a WCS to them (astrometry.net, "
+            "scamp), or register them first (swarp, reproject, astroalign)."
+        )
+    _LOG.warning("The two exposures are taken to be aligned pixel by pixel.")
+    if not has_sky(science):
+        return with_sky_projection(science, template.sky_projection), template
+    return science, with_sky_projection(template, science.sky_projection)
+
+
+def _reading_options(args: argparse.Namespace, role: int) -> dict[str, Any]:
+    """Return the keywords of `read_exposure` for the science exposure (0) or the template (1)."""
+    names = ("gain", "read_noise", "saturation", "zero_point", "hdu", "band")
+    return {name: pair[role] for name in names if (pair := getattr(args, name)) is not None}
+
+
+def _write_results(
+    directory: Path,
+    args: argparse.Namespace,
+    science: VisitImage,
+    template: VisitImage,
+    task: ImageDifferenceTask,
+    result: Struct,
+) -> None:
+    """Write every file of the results."""
+    from ..report.figures import plot_difference
+    from .result_directory import write_summary, write_table
+
+    result.subtractedExposure.write(str(directory / "difference.fits"))
+    result.matchedExposure.write(str(directory / "matchedTemplate.fits"))
+    task.config.save(str(directory / "config.py"))
+    sources = result.diaSources
+    if sources is not None:
+        write_table(sources, directory / "diaSources.parquet")
+    shown = sources if sources is not None and "isNegative" in sources.colnames else _NO_SOURCES
+    plot_difference(
+        science, result.matchedExposure, result.subtractedExposure, shown, directory / "difference.png"
+    )
+    write_summary(
+        directory / "summary.json",
+        files={"science": args.science, "template": args.template},
+        exposures={"science": science, "template": template},
+        difference=result.subtractedExposure,
+        sources=sources,
+        metadata=task.getFullMetadata().to_dict(),
+    )
+
+
+_NO_SOURCES: dict[str, list] = {"x": [], "y": [], "isNegative": []}
+
+
+def _closing_line(args: argparse.Namespace, result: Struct) -> str:
+    sources = result.diaSources
+    if sources is None:
+        return f"Wrote {args.output}/difference.fits; no detection was asked for."
+    if "isNegative" not in sources.colnames:
+        return f"Wrote {args.output}/difference.fits; {len(sources)} sources, not measured."
+    n_negative = int(sources["isNegative"].sum())
+    return (
+        f"Wrote {args.output}/difference.fits; {len(sources)} sources: {len(sources) - n_negative} brighter, "
+        f"{n_negative} fainter than in the template."
+    )
+
+
+class _ResultsError(Exception):
+    """The exposures do not go together."""
+
+
+def _size(exposure: VisitImage) -> str:
+    return f"{exposure.bbox.x.size} x {exposure.bbox.y.size}"
+
+
+def _hdu(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+class _OverrideAction(argparse.Action):
+    """Collects values and files in the order in which they stand."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        found = list(getattr(namespace, self.dest))
+        for word in values:
+            if option_string is not None and option_string in ("-C", "--configfile", "--config-file"):
+                if not Path(word).expanduser().is_file():
+                    parser.error(f"cannot find configuration file {word!r}")
+                found.append(ConfigOverride("file", str(Path(word).expanduser())))
+                continue
+            name, equals, value = word.partition("=")
+            if not name or not equals:
+                parser.error(f"{option_string} value {word!r} must be in form name=value")
+            found.append(ConfigOverride("value", name, value))
+        setattr(namespace, self.dest, found)
+
+
+class _PairAction(argparse.Action):
+    """One value for both exposures, or one for each."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if len(values) > 2:
+            parser.error(f"{option_string} takes one value, or two (SCIENCE and TEMPLATE); got {len(values)}")
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
