@@ -1,0 +1,70 @@
+# make demo   two simulated visits, the cookbook's command on them, a picture and the score against the truth
+# make test   the tests (test-slow: those that take long too)
+# Everything happens in .venv, which is made when it is needed and made anew when pyproject.toml changes.
+# PYTHON=/path/to/python names the Python to make it with; otherwise one is looked for (etc/find-python).
+
+SHELL = /bin/sh
+VENV = .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.installed
+WORKERS = 2
+PYTEST = TWINKLES_DIFFIM_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+SOURCES = $(wildcard python tests bench bin.src)
+
+.DEFAULT_GOAL = help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-slow bench quality gallery lint format clean distclean
+
+help:
+	@echo "make demo       simulate two visits, subtract, show what was found (demo/demo.png)"
+	@echo "make test       run the tests; test-slow runs the long ones too"
+	@echo "make quality    quality of the differences beside the truth; make bench: speed and memory"
+	@echo "make gallery    pictures of doc/gallery.md from real data, where there are some"
+	@echo "make lint       ruff and mypy; make format: ruff format"
+	@echo "make clean      remove what the other targets made; distclean: the environment too"
+
+install: $(READY)
+
+$(READY): pyproject.toml
+	@rm -f $(READY)
+	@python=$$(etc/find-python "$(PYTHON)") || exit 1; \
+	if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
+		echo "Making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV) || exit 1; fi
+	@echo "Installing the package and what it needs into $(VENV): a few minutes, once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pipeline,scons,test]'
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python bench/demo.py
+
+test: $(READY)
+	$(PYTEST) -m "not slow"
+
+test-slow: $(READY)
+	$(PYTEST)
+
+bench: $(READY)
+	$(BIN)/python bench/bench.py
+
+quality: $(READY)
+	$(BIN)/python bench/quality.py
+
+gallery: $(READY)
+	$(BIN)/python bench/gallery.py
+
+lint: $(READY)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy python
+
+format: $(READY)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean:
+	rm -rf demo quality build dist bin .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .sconf_temp .sconsign.dblite config.log tests/.tests pytest_session.txt
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
+
+distclean: clean
+	rm -rf $(VENV) python/*.egg-info
