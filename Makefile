@@ -38,10 +38,10 @@ demo: $(READY)
 	$(BIN)/python bench/demo.py
 
 test: $(READY)
-	$(PYTEST) -m "not slow"
+	$(PYTEST)
 
 test-slow: $(READY)
-	$(PYTEST)
+	$(PYTEST) -m "slow or not slow"
 
 bench: $(READY)
 	$(BIN)/python bench/bench.py
