@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("has_sky", "read_exposure", "with_sky_projection")
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,7 +148,9 @@ def _read_lsst_images(path: str | Path) -> VisitImage:
         return VisitImage.read(str(path))
     except (ArchiveReadError, OSError, ValueError, TypeError, KeyError) as error:
         raise UnreadableExposureError(
-            path, f"as an lsst.images.VisitImage: {error}", "Give a file written by VisitImage.write"
+            path,
+            f"as an lsst.images.VisitImage: {re.split(r'[.] ', str(error))[0].rstrip('.')}",
+            "It is cut short, damaged or holds something else: give a file written by VisitImage.write",
         ) from error
 
 

@@ -82,10 +82,17 @@ def create_repository(root: str | Path, *, db: str | None = None) -> Butler:
                 f"--db must be a database URL such as postgresql://host/name or sqlite:////path, got {db!r}."
             )
         config["registry", "db"] = db
-    with lock_directory(path):
-        if (path / _CONFIG_NAME).exists():
-            raise RepositoryError(f"There is a repository in {path} already; choose another directory.")
-        butler = make_empty_repository(path, config)
+    is_new = not path.exists()
+    try:
+        with lock_directory(path):
+            if (path / _CONFIG_NAME).exists():
+                raise RepositoryError(f"There is a repository in {path} already; choose another directory.")
+            butler = make_empty_repository(path, config)
+    except RepositoryError:
+        if is_new:
+            with suppress(OSError):
+                path.rmdir()
+        raise
     register_exposure_type(butler)
     butler.collections.register(
         TwinklesCam().makeUmbrellaCollectionName(), CollectionType.CHAINED, doc="Calibrated exposures."
@@ -146,8 +153,13 @@ def make_empty_repository(path: Path, config: Config | None = None) -> Butler:
         for file in sorted(building.iterdir(), key=lambda f: f.name == _CONFIG_NAME):
             file.replace(path / file.name)
         return open_butler(path, writeable=True)
-    except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise RepositoryError(f"Cannot make a repository in {path}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise RepositoryError(
+            f"Cannot make a repository in {path}: the driver of its database is missing ({error}); "
+            f"install it with pip install {error.name}."
+        ) from error
+    except (OSError, RuntimeError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise RepositoryError(f"Cannot make a repository in {path}: {_first_line(error)}.") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -278,6 +290,11 @@ def default_collections(butler: Butler, dataset_type: str = EXPOSURE_DATASET_TYP
         "*", collection_types={CollectionType.RUN}, include_summary=True, summary_datasets=[dataset_type]
     )
     return sorted((r.name for r in runs if dataset_type in (r.dataset_types or ())), reverse=True)
+
+
+def _first_line(error: Exception) -> str:
+    """Return what went wrong without the pointers to web pages that SQLAlchemy adds."""
+    return str(error).partition("\n")[0].rstrip(".")
 
 
 def _require_repository(path: Path) -> None:
