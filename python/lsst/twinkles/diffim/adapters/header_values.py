@@ -42,7 +42,8 @@ VISIT_KEYS = ("VISIT", "VISITID", "OBSHISTI", "EXPNUM", "EXPID")
 _UNITS = {
     "e-": u.electron, "e": u.electron, "el": u.electron, "elec": u.electron, "electrons": u.electron,
     "dn": u.adu, "adus": u.adu, "counts": u.adu, "count": u.adu, "ct": u.adu, "analog-to-digital unit": u.adu,
-    "e-/s": u.electron / u.s, "electrons/s": u.electron / u.s, "adu/sec": u.adu / u.s, "counts/s": u.adu / u.s,
+    "e-/s": u.electron / u.s, "electrons/s": u.electron / u.s, "adu/sec": u.adu / u.s,
+    "counts/s": u.adu / u.s,
     "nanomaggy": 3631 * u.nJy, "nanomaggies": 3631 * u.nJy,
 }  # fmt: skip
 _AB_ZERO_NANOJANSKY = 3631e9

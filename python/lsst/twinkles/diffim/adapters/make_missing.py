@@ -169,7 +169,7 @@ def make_wcs(shape: tuple[int, int], header: fits.Header) -> tuple[WCS, str]:
 
 
 def _effective_gain(header: fits.Header, unit: u.UnitBase) -> float | None:
-    """Return electrons per pixel unit, `None` if the header does not tell or the unit is neither adu nor electrons."""
+    """Return electrons per pixel unit, `None` if header and unit do not tell."""
     exposure = find_keyword(header, ("EXPTIME", "EXPOSURE")) or 1.0
     if unit == u.electron:
         return 1.0

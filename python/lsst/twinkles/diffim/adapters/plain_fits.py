@@ -1,8 +1,8 @@
 """Exposures in plain FITS files: an image, and whichever planes and models come with it.
 
-Understood are, beside the image (the first HDU that has one, or the one asked for): ``MASK``, ``VARIANCE`` (or an
-inverse variance, or an error plane), ``PSF`` (one stamp), ``PSFGRID`` (stamps ``(N, S, S)``) with ``PSFPOS``
-(their positions x, y in pixels, that of the first pixel (0, 0)), and a FITS WCS.
+Understood are, beside the image (the first HDU that has one, or the one asked for): ``MASK``, ``VARIANCE``
+(or an inverse variance, or an error plane), ``PSF`` (one stamp), ``PSFGRID`` (stamps ``(N, S, S)``) with
+``PSFPOS`` (their positions x, y in pixels, that of the first pixel (0, 0)), and a FITS WCS.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = ("PlainExposure", "read_plain_fits")
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,9 +28,9 @@ from .psfs import InvalidPsfError, square_odd
 
 _IMAGE_NAMES = ("IMAGE", "SCI")
 _MASK_NAMES = ("MASK", "DQ", "BPM", "FLAGS")
-_VARIANCE_NAMES = {
-    "VARIANCE": lambda v: v,
-    "VAR": lambda v: v,
+_VARIANCE_NAMES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "VARIANCE": np.positive,
+    "VAR": np.positive,
     "IVAR": np.reciprocal,
     "ERR": np.square,
     "ERROR": np.square,
@@ -94,8 +94,8 @@ def read_plain_fits(
         Number or name of the HDU with the image; found if not given.
     mask_planes : `~collections.abc.Mapping` [`int`, `str`], optional
         Plane names, old or new, of the bits of the mask. If not given they come from the header of the mask
-        (``MP_SAT = 1`` or ``MSKN0001 = 'SATURATED'``); without those bit 0 is ``BAD``, bit 1 ``SATURATED`` and
-        every other bit counts as ``BAD``.
+        (``MP_SAT = 1`` or ``MSKN0001 = 'SATURATED'``); without those bit 0 is ``BAD``, bit 1 ``SATURATED``
+        and every other bit counts as ``BAD``.
 
     Returns
     -------

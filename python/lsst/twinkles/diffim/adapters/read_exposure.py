@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,8 +46,8 @@ def read_exposure(
 ) -> VisitImage:
     """Read a calibrated exposure of one CCD.
 
-    A file written by `lsst.images` is read as it is. Of a plain FITS file the pixel unit is kept, and whatever it
-    lacks is made from what it has; a warning of the log says so for each thing made, and so does the entry
+    A file written by `lsst.images` is read as it is. Of a plain FITS file the pixel unit is kept; whatever
+    it lacks is made from what it has; a warning of the log says so for each thing made, and so does the entry
     ``made...`` of the exposure's metadata.
 
     Parameters
@@ -63,8 +63,8 @@ def read_exposure(
     mask_planes : `~collections.abc.Mapping` [`int`, `str`], optional
         Names of the bits of a plain file's mask (see `~.plain_fits.read_plain_fits`).
     gain, read_noise, saturation, zero_point : `float`, optional
-        Electrons per pixel unit; electrons; pixel units; AB magnitude of one pixel unit. They stand in for, or
-        override, what the header says.
+        Electrons per pixel unit; electrons; pixel units; AB magnitude of one pixel unit. They stand in for,
+        or override, what the header says.
     sky_projection : `lsst.images.SkyProjection`, optional
         Projection for a file without a WCS, instead of a stand-in.
 
@@ -100,9 +100,7 @@ def has_sky(exposure: VisitImage) -> bool:
     return "madeWcs" not in exposure.metadata
 
 
-def with_sky_projection(
-    exposure: VisitImage, sky_projection: SkyProjection[DetectorFrame]
-) -> VisitImage:
+def with_sky_projection(exposure: VisitImage, sky_projection: SkyProjection[DetectorFrame]) -> VisitImage:
     """Return an exposure that lies on the pixels of another.
 
     Parameters
@@ -136,7 +134,7 @@ def with_sky_projection(
         aperture_corrections=exposure.aperture_corrections,
         backgrounds=exposure.backgrounds,
         band=exposure.band,
-        metadata=dict(exposure.metadata),
+        metadata=dict[str, Any](exposure.metadata),
     )
 
 
@@ -256,6 +254,7 @@ class _Builder:
     def build(self, header: Mapping, zero_point: float | None) -> VisitImage:
         """Return the exposure."""
         from astro_metadata_translator import ObservationInfo
+
         from lsst.images import Image, VisitImage
 
         from .camera import make_detector
@@ -294,6 +293,7 @@ class _Builder:
     def _scaling(self, zero_point: float | None) -> ChebyshevField | None:
         """Return the field that turns pixel units into nJy, `None` if that is not known."""
         import astropy.units as u
+
         from lsst.images.fields import ChebyshevField
 
         if zero_point is None or self.plain.unit.is_equivalent(u.nJy):

@@ -118,8 +118,9 @@ def _select_stars(image: np.ndarray, sigma: np.ndarray, bad: np.ndarray) -> Star
     assert best is not None
     if len(best) == 0:
         raise InvalidPsfError(
-            f"The image has no PSF, and none of its stars can tell it: no isolated, unsaturated one with S/N > "
-            f"{_MIN_SNR[-1]:.0f} was found. Add an extension PSF (one stamp) or PSFGRID and PSFPOS to the file."
+            "The image has no PSF, and none of its stars can tell it: no isolated, unsaturated one with "
+            f"S/N > {_MIN_SNR[-1]:.0f} was found. Add an extension PSF (one stamp) or PSFGRID and PSFPOS to "
+            "the file."
         )
     return best
 
@@ -161,6 +162,7 @@ def _fit(samples: list[Any], *, size: int, scale: float, order: int) -> Any:
             psf.fit(samples, {0: galsim.PixelScale(1.0)}, None)
     except Exception as error:  # Piff raises whatever numpy and galsim meet
         raise InvalidPsfError(
-            f"The PSF fit to {len(samples)} stars failed ({error}); add an extension PSF (one stamp) to the file."
+            f"The PSF fit to {len(samples)} stars failed ({error}); add an extension PSF (one stamp) to the "
+            "file."
         ) from error
     return psf

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from astropy.table import Table
+
     from lsst.images import MaskedImage, VisitImage
 
 _MARKER = "summary.json"

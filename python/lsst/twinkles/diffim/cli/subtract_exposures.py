@@ -23,9 +23,9 @@ _LOG = logging.getLogger("lsst.twinkles.diffim.subtractExposures")
 _PROG = "subtractExposures.py"
 
 _EPILOG = """\
-Files are those of lsst.images, or plain FITS: an image, and whatever else there is of MASK, VARIANCE, PSF (or
-PSFGRID and PSFPOS) and a WCS. What a file lacks is made from what it has, and said. Two files of the same size
-of which one has no WCS are taken to be aligned pixel by pixel.
+Files are those of lsst.images, or plain FITS: an image, and whatever else there is of MASK, VARIANCE, PSF
+(or PSFGRID and PSFPOS) and a WCS. What a file lacks is made from what it has, and said. Two files of the
+same size of which one has no WCS are taken to be aligned pixel by pixel.
 
 DIR gets difference.fits (lsst.images.DifferenceImage.read opens it, and so do astropy and DS9; in the pixel
 unit of SCIENCE), matchedTemplate.fits, diaSources.parquet, difference.png, config.py and summary.json. It
@@ -99,7 +99,9 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hdu", nargs="+", type=_hdu, action=_PairAction, metavar="HDU", help="number or name of the image"
     )
-    group.add_argument("--band", nargs="+", action=_PairAction, metavar="BAND", help="short name of the filter")
+    group.add_argument(
+        "--band", nargs="+", action=_PairAction, metavar="BAND", help="short name of the filter"
+    )
     group.add_argument(
         "--aligned", action="store_true", help="ignore the WCS of TEMPLATE: it lies on the pixels of SCIENCE"
     )
@@ -201,8 +203,8 @@ def _read_pair(args: argparse.Namespace) -> tuple[VisitImage, VisitImage]:
         return science, template
     if science.bbox.shape != template.bbox.shape:
         raise _ResultsError(
-            f"{args.science} ({_size(science)} pixels) and {args.template} ({_size(template)}) are not of the "
-            "same size and cannot be aligned without a WCS in both. Add a WCS to them (astrometry.net, "
+            f"{args.science} ({_size(science)} pixels) and {args.template} ({_size(template)}) are not of "
+            "the same size and cannot be aligned without a WCS in both. Add a WCS to them (astrometry.net, "
             "scamp), or register them first (swarp, reproject, astroalign)."
         )
     _LOG.warning("The two exposures are taken to be aligned pixel by pixel.")

@@ -76,8 +76,8 @@ def estimate_sky(image: np.ndarray, bad: np.ndarray, *, mesh: int, n_sigma: floa
 def estimate_source_poisson(image: np.ndarray, sky: SkyModel, *, gain: float) -> np.ndarray:
     """Estimate the variance that the photons of the sources add to that of the sky.
 
-    The light above the sky is smoothed with a Gaussian of one pixel and cut at 1.5 of its standard deviations,
-    so that the result is not correlated with the noise of blank sky.
+    The light above the sky is smoothed with a Gaussian of one pixel and cut at 1.5 of its standard
+    deviations, so that the result is not correlated with the noise of blank sky.
 
     Parameters
     ----------
