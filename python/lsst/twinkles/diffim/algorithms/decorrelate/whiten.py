@@ -53,6 +53,10 @@ class Whitener:
         ratio = (target + convolved * np.float32(self.kernel_sum) ** 2) / (target + convolved * power)
         return np.sqrt(ratio), transforms
 
+    def sky_image(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the variance of blank sky after whitening, ``shape`` float32."""
+        return self.target.image(shape) + np.float32(self.kernel_sum**2) * self.convolved.image(shape)
+
     def stamps(self, *, x: np.ndarray, y: np.ndarray, size: int, side: int = 128) -> np.ndarray:
         """Return the filter as stamps, ``(N, size, size)``."""
         return stamps_from_transforms(self.filters(np.asarray(x), np.asarray(y), side)[0], side, size)

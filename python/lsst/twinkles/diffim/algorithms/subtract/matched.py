@@ -1,0 +1,84 @@
+"""Convolution of an image with its matching kernel, and the pixels that this spoils."""
+
+from __future__ import annotations
+
+__all__ = ("convolve_kernel", "refine_background", "spread_bad")
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..convolve import convolve_varying, make_tile_grid
+from ..fill_nb import spread_mask
+from ..fourier import transform_stamps
+from ..noise import cell_statistics, fit_cells
+
+KernelFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def convolve_kernel(
+    image: np.ndarray, kernel: KernelFunction, *, size: int, side: int, workers: int
+) -> np.ndarray:
+    """Convolve an image with a kernel that varies over it.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, ``(Ny, Nx)``
+        Finite pixels.
+    kernel : callable
+        Takes positions ``x``, ``y`` of shape ``(N,)``; returns stamps ``(N, size, size)``.
+    size : `int`
+        Side of the kernel in pixels (odd).
+    side : `int`
+        Side of the Fourier tiles.
+    workers : `int`
+        Threads.
+
+    Returns
+    -------
+    result : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        Each pixel with the kernel of its own position.
+    """
+    grid = make_tile_grid(image.shape, halo=size // 2 + 1, side=side)
+    return convolve_varying(
+        [image],
+        lambda x, y: [transform_stamps(kernel(x, y).astype(np.float32), grid.side)],
+        grid,
+        workers=workers,
+    )
+
+
+def spread_bad(bad: np.ndarray, kernel: np.ndarray, *, fraction: float) -> np.ndarray:
+    """Return which pixels of a convolved image bad pixels have spoilt.
+
+    Parameters
+    ----------
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Bad pixels of the image that is convolved.
+    kernel : `numpy.ndarray`, ``(S, S)``
+        Kernel.
+    fraction : `float`
+        Share of the kernel's absolute sum that decides: the fewest offsets that hold it.
+        Pixels reached only by what is left are hardly touched.
+    """
+    out = bad.copy()
+    if not bad.any():
+        return out
+    weight = np.abs(kernel).ravel()
+    order = np.argsort(-weight)
+    n = int(np.searchsorted(np.cumsum(weight[order]), fraction * weight.sum())) + 1
+    rows, cols = np.unravel_index(order[:n], kernel.shape)
+    half = kernel.shape[0] // 2
+    spread_mask(bad, (rows - half).astype(np.int64), (cols - half).astype(np.int64), out)
+    return out
+
+
+def refine_background(
+    difference: np.ndarray, bad: np.ndarray, *, cell: int, order: int
+) -> np.ndarray:
+    """Return Chebyshev coefficients of what is left of the background, from the whole image.
+
+    The stamps of a fit see little blank sky; cells between the sources see all of it.
+    """
+    median, _, number, x, y = cell_statistics(difference, bad, size=cell, min_fraction=0.25)
+    return fit_cells(median, number, x, y, shape=difference.shape, order=order)

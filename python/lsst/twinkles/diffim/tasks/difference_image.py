@@ -1,0 +1,128 @@
+"""Assembly of the image that a subtraction returns."""
+
+from __future__ import annotations
+
+__all__ = ("make_difference_image", "make_matched_image", "merge_masks")
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..adapters.masks import difference_mask_schema, resolve_plane_name
+from ..algorithms.subtract.matched import spread_bad
+
+if TYPE_CHECKING:
+    from lsst.images import DifferenceImage, Mask, VisitImage
+
+
+def merge_masks(
+    science: Mask,
+    template: Mask,
+    *,
+    preserve: Sequence[str],
+    rename: Mapping[str, str],
+    kernel: np.ndarray,
+    kernel_fraction: float,
+    template_convolved: bool,
+) -> Mask:
+    """Return the mask of a difference.
+
+    Parameters
+    ----------
+    science, template : `lsst.images.Mask`
+        Masks of the two images on the same pixels; not modified.
+    preserve : sequence of `str`
+        Template planes that are copied.
+    rename : mapping from `str` to `str`
+        Template planes that are copied under another name.
+    kernel : `numpy.ndarray`, ``(S, S)``
+        Kernel; it spreads the bad pixels of the image that was convolved.
+    kernel_fraction : `float`
+        See `~lsst.twinkles.diffim.algorithms.subtract.matched.spread_bad`.
+    template_convolved : `bool`
+        Which one that was.
+    """
+    from lsst.images import Mask
+
+    schema = difference_mask_schema()
+    mask = Mask(schema=schema, bbox=science.bbox)
+
+    def spread(plane: np.ndarray, convolved: bool) -> np.ndarray:
+        return spread_bad(plane, kernel, fraction=kernel_fraction) if convolved else plane
+
+    damaging = {resolve_plane_name(name) for name in ("BAD", "SAT", "NO_DATA")}
+    for name in science.schema.names:
+        if name in schema.names and not name.startswith("DETECTED"):
+            plane = science.get(name)
+            if plane.any():
+                mask.set(name, spread(plane, not template_convolved and name in damaging))
+    for name in template.schema.names:
+        if name in {resolve_plane_name(p, template.schema) for p in preserve}:
+            new = name
+        elif name in {resolve_plane_name(p, template.schema) for p in rename}:
+            new = next(v for k, v in rename.items() if resolve_plane_name(k, template.schema) == name)
+        else:
+            continue
+        plane = template.get(name)
+        if plane.any() and new in schema.names:
+            mask.set(new, mask.get(new) | spread(plane, template_convolved))
+    return mask
+
+
+def make_difference_image(
+    science: VisitImage,
+    *,
+    image: np.ndarray,
+    variance: np.ndarray,
+    mask: Mask,
+    psf: Any,
+    kernel: Any,
+    metadata: Mapping[str, Any] | None = None,
+) -> DifferenceImage:
+    """Return a difference on the pixels, in the units and with the calibration of the science image."""
+    from lsst.images import DifferenceImage, Image
+
+    return DifferenceImage(
+        Image(np.ascontiguousarray(image, dtype=np.float32), bbox=science.bbox, unit=science.unit),
+        mask=mask,
+        variance=Image(
+            np.ascontiguousarray(variance, dtype=np.float32), bbox=science.bbox, unit=science.unit**2
+        ),
+        sky_projection=science.sky_projection,
+        obs_info=science.obs_info,
+        summary_stats=science.summary_stats,
+        photometric_scaling=science.photometric_scaling,
+        psf=psf,
+        detector=science.detector,
+        aperture_corrections=science.aperture_corrections,
+        band=science.band,
+        kernel=kernel,
+        templates=[],
+        metadata=dict(science.metadata) | dict(metadata or {}),
+    )
+
+
+def make_matched_image(
+    science: VisitImage, template: VisitImage, *, image: np.ndarray, variance: np.ndarray, mask: Mask, psf: Any
+) -> VisitImage:
+    """Return the template as it was subtracted, on the flux scale of the science image."""
+    from lsst.images import Image, VisitImage
+
+    return VisitImage(
+        Image(np.ascontiguousarray(image, dtype=np.float32), bbox=science.bbox, unit=science.unit),
+        mask=mask,
+        variance=Image(
+            np.ascontiguousarray(variance, dtype=np.float32), bbox=science.bbox, unit=science.unit**2
+        ),
+        sky_projection=science.sky_projection,
+        obs_info=template.obs_info,
+        summary_stats=template.summary_stats,
+        photometric_scaling=science.photometric_scaling,
+        psf=psf,
+        detector=science.detector,
+        band=template.band,
+        metadata=dict(template.metadata),
+    )
+
+

@@ -1,0 +1,163 @@
+"""Configuration of the matching kernel."""
+
+from __future__ import annotations
+
+__all__ = ("AlardLuptonKernelConfig", "make_basis", "make_settings")
+
+import numpy as np
+
+from lsst.pex.config import Config, Field, FieldValidationError, ListField, RangeField
+
+from ..algorithms.match.basis import (
+    AlardLuptonBasis,
+    choose_gaussians,
+    choose_kernel_size,
+    make_alard_lupton_basis,
+)
+from ..algorithms.match.match import MatchSettings
+
+
+class AlardLuptonKernelConfig(Config):
+    """The Alard-Lupton kernel: basis, choice of stamps, spatial variation.
+
+    Names, meanings and defaults of the fields that the stack has too are the stack's.
+    """
+
+    # Basis
+    alardNGauss = RangeField[int](doc="Number of Gaussians.", default=3, min=1)
+    alardDegGauss = ListField[int](doc="Degree of the polynomial of each Gaussian.", default=[4, 2, 2])
+    alardSigGauss = ListField[float](
+        doc="Widths of the Gaussians in pixels, used if the PSFs are equally wide or scaleByFwhm is False.",
+        default=[0.7, 1.5, 3.0],
+    )
+    alardGaussBeta = RangeField[float](
+        doc="Ratio of the widths of successive Gaussians.", default=2.0, min=1.0, inclusiveMin=False
+    )
+    alardMinSig = RangeField[float](doc="Least width of a Gaussian, pixels.", default=0.7, min=0.25)
+    alardMinSigDeconv = RangeField[float](
+        doc="The same where the image to be convolved is the wider one, pixels.", default=0.4, min=0.25
+    )
+    scaleByFwhm = Field[bool](doc="Take widths and kernel size from the PSFs?", default=True)
+    kernelSize = RangeField[int](doc="Side of the kernel in pixels if not scaleByFwhm; odd.", default=21, min=3)
+    kernelSizeFwhmScaling = RangeField[float](
+        doc="Side of the kernel over the sigma of the widest Gaussian.", default=6.0, min=1.0
+    )
+    kernelSizeMin = RangeField[int](doc="Least side of the kernel in pixels; odd.", default=21, min=3)
+    kernelSizeMax = RangeField[int](doc="Largest side of the kernel in pixels; odd.", default=35, min=3)
+
+    # Stamps
+    sizeCellX = RangeField[int](doc="Width in pixels of the cells that share out the stamps.", default=128, min=32)
+    sizeCellY = RangeField[int](doc="Their height.", default=128, min=32)
+    nStarPerCell = RangeField[int](doc="Stamps in each cell, at most; -1 for all.", default=5, min=-1)
+    badMaskPlanes = ListField[str](
+        doc="Planes whose pixels get no weight in a stamp.", default=["NO_DATA", "EDGE", "SAT", "BAD"]
+    )
+    maxBadFraction = RangeField[float](
+        doc="A stamp with a larger share of such pixels is not used.", default=0.1, min=0.0, max=1.0
+    )
+    stampFwhmScaling = RangeField[float](
+        doc="Half side of a stamp over the FWHM of the wider PSF.", default=3.0, min=1.0
+    )
+
+    # Spatial variation and fit
+    spatialKernelOrder = RangeField[int](doc="Order of the kernel's spatial variation.", default=1, min=0, max=6)
+    doChooseSpatialOrder = Field[bool](
+        doc="Choose the order from 0 to spatialKernelOrderMax by cross-validation over the stamps? "
+        "spatialKernelOrder is then not used.",
+        default=True,
+    )
+    spatialKernelOrderMax = RangeField[int](doc="Largest order to try.", default=3, min=0, max=6)
+    spatialBgOrder = RangeField[int](doc="Order of the differential background.", default=2, min=0, max=6)
+    psfPriorStrengths = ListField[float](
+        doc="Signal-to-noise ratios with which the PSF models may support the stars; "
+        "the best is chosen by cross-validation, the first displaced only by a gain beyond its error.",
+        default=[100.0, 0.0, 1000.0],
+    )
+    nFolds = RangeField[int](doc="Parts of the cross-validation.", default=5, min=2)
+    maxSpatialIterations = RangeField[int](
+        doc="Rounds of fit and clipping, at most.", default=5, min=1, max=20
+    )
+    candidateChi2Max = RangeField[float](
+        doc="A stamp whose chi square exceeds what its brightness lets expect by so many "
+        "standard deviations is left out.",
+        default=4.0,
+        min=1.0,
+    )
+    candidateFluxMax = RangeField[float](
+        doc="The same for its residual flux, which betrays variable stars.", default=4.0, min=1.0
+    )
+    modelError = RangeField[float](
+        doc="Error of a star's matched profile, as a fraction of it; keeps a few bright stars from "
+        "deciding alone.",
+        default=0.005,
+        min=0.0,
+    )
+    maxSpatialConditionNumber = RangeField[float](
+        doc="Eigenvalues of the normal equations below the largest over this are cut.", default=1e10, min=1.0
+    )
+
+    def validate(self) -> None:
+        """Check lengths and odd sizes."""
+        super().validate()
+        for name in ("alardDegGauss", "alardSigGauss"):
+            if len(getattr(self, name)) != self.alardNGauss:
+                self._refuse(name, f"has {len(getattr(self, name))} values for alardNGauss={self.alardNGauss}")
+        for name in ("kernelSize", "kernelSizeMin", "kernelSizeMax"):
+            if getattr(self, name) % 2 == 0:
+                self._refuse(name, f"must be odd, got {getattr(self, name)}")
+        if self.kernelSizeMin > self.kernelSizeMax:
+            self._refuse("kernelSizeMin", f"{self.kernelSizeMin} exceeds kernelSizeMax={self.kernelSizeMax}")
+
+    def _refuse(self, name: str, text: str) -> None:
+        raise FieldValidationError(type(self)._fields[name], self, f"{name} {text}.")
+
+
+def make_basis(
+    config: AlardLuptonKernelConfig, *, fwhm_convolved: float, fwhm_target: float
+) -> tuple[AlardLuptonBasis, str]:
+    """Return the kernel basis for two PSFs and how its widths were found.
+
+    Parameters
+    ----------
+    config : `AlardLuptonKernelConfig`
+        Configuration.
+    fwhm_convolved, fwhm_target : `float`
+        FWHM in pixels of the image to be convolved and of the one to be matched.
+    """
+    sigmas, mode = choose_gaussians(
+        fwhm_convolved=fwhm_convolved,
+        fwhm_target=fwhm_target,
+        sigmas=list(config.alardSigGauss),
+        beta=config.alardGaussBeta,
+        min_sigma=config.alardMinSig,
+        min_sigma_deconvolution=config.alardMinSigDeconv,
+        scale_by_fwhm=config.scaleByFwhm,
+    )
+    size = config.kernelSize
+    if config.scaleByFwhm:
+        size = choose_kernel_size(
+            sigmas,
+            scaling=config.kernelSizeFwhmScaling,
+            smallest=config.kernelSizeMin,
+            largest=config.kernelSizeMax,
+        )
+    return make_alard_lupton_basis(sigmas, list(config.alardDegGauss), size), mode
+
+
+def make_settings(config: AlardLuptonKernelConfig, *, fwhm: float, min_sources: int) -> MatchSettings:
+    """Return the tunables of the fit for PSFs of which the wider has a FWHM of ``fwhm`` pixels."""
+    orders = range(config.spatialKernelOrderMax + 1) if config.doChooseSpatialOrder else [config.spatialKernelOrder]
+    return MatchSettings(
+        kernel_orders=tuple(orders),
+        background_order=config.spatialBgOrder,
+        stamp_half=int(np.clip(round(config.stampFwhmScaling * fwhm), 8, 40)),
+        min_sources=min_sources,
+        model_error=config.modelError,
+        clip_chi2=config.candidateChi2Max,
+        clip_flux=config.candidateFluxMax,
+        max_iterations=config.maxSpatialIterations,
+        max_condition=config.maxSpatialConditionNumber,
+        prior_strengths=tuple(config.psfPriorStrengths),
+        n_folds=config.nFolds,
+        sky_cell=64,
+    )

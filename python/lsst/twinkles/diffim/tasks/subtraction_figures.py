@@ -1,0 +1,126 @@
+"""Figures that tell how good a subtraction is."""
+
+from __future__ import annotations
+
+__all__ = ("footprint_ratios", "limiting_magnitude", "nanojansky_scale")
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..algorithms.match.match import MatchInput
+from ..algorithms.match.prefilter import cut_stamps
+from ..algorithms.psf_grid import PsfGrid
+
+if TYPE_CHECKING:
+    from lsst.images import VisitImage
+
+_ZERO_POINT_NJY = 31.4  # AB magnitude of 1 nJy
+
+
+def nanojansky_scale(exposure: VisitImage) -> float | None:
+    """Return nJy per pixel unit at the centre of an exposure, `None` if it is not calibrated."""
+    import astropy.units as u
+
+    if exposure.unit.is_equivalent(u.nJy):
+        return float(exposure.unit.to(u.nJy))
+    scaling = exposure.photometric_scaling
+    if scaling is None or scaling.unit is None:
+        return None
+    box = exposure.bbox
+    value = float(np.asarray(scaling(x=box.x.center, y=box.y.center)))
+    unit = exposure.unit * scaling.unit
+    return value * float(unit.to(u.nJy)) if unit.is_equivalent(u.nJy) else None
+
+
+def limiting_magnitude(
+    science: VisitImage, science_data: MatchInput, template_data: MatchInput, flux_scale: float
+) -> dict[str, float]:
+    """Return the AB magnitudes of point sources at 5 sigma.
+
+    Parameters
+    ----------
+    science : `lsst.images.VisitImage`
+        Exposure whose calibration counts; an empty dictionary is returned if it has none.
+    science_data, template_data : `~lsst.twinkles.diffim.algorithms.match.match.MatchInput`
+        Noise and PSFs.
+    flux_scale : `float`
+        Science counts over template counts.
+
+    Returns
+    -------
+    magnitudes : `dict` [`str`, `float`]
+        ``scienceLimitingMagnitude``, ``templateLimitingMagnitude`` and
+        ``diffimLimitingMagnitude``, for which the flux limits are added in quadrature.
+    """
+    scale = nanojansky_scale(science)
+    if scale is None:
+        return {}
+    limits = {
+        "science": _flux_error(science_data.psf, science_data.sky.median),
+        "template": flux_scale * _flux_error(template_data.psf, template_data.sky.median),
+    }
+    limits["diffim"] = float(np.hypot(limits["science"], limits["template"]))
+    return {
+        f"{name}LimitingMagnitude": float(_ZERO_POINT_NJY - 2.5 * np.log10(5.0 * error * scale))
+        for name, error in limits.items()
+    }
+
+
+def _flux_error(psf: PsfGrid, variance: float) -> float:
+    """Standard error of an optimal PSF flux on blank sky."""
+    return float(np.sqrt(variance / (psf.mean() ** 2).sum()))
+
+
+def footprint_ratios(
+    science: np.ndarray, difference: np.ndarray, bad: np.ndarray, *, x: np.ndarray, y: np.ndarray, half: int
+) -> dict[str, float]:
+    """Return how much of the stars is left in a difference.
+
+    Parameters
+    ----------
+    science, difference : `numpy.ndarray`, ``(Ny, Nx)``
+        Sky-subtracted science image and difference.
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Pixels left out.
+    x, y : `numpy.ndarray`, ``(N,)``
+        Central pixels of stars.
+    half : `int`
+        Half side of the squares that are looked at.
+
+    Returns
+    -------
+    ratios : `dict` [`str`, `float`]
+        ``differenceFootprintRatioMean`` and ``Stdev``: over the stars, mean ``|difference|`` in excess of that
+        of blank sky over mean ``|science|``; ``differenceFootprintSkyRatioMean`` and ``Stdev``: mean
+        ``|difference|`` over mean ``|science|`` in squares between the stars.
+    """
+    rng = np.random.default_rng(0)
+    blank_x = rng.integers(half, max(half + 1, science.shape[1] - half), 200)
+    blank_y = rng.integers(half, max(half + 1, science.shape[0] - half), 200)
+    near = np.abs(blank_x[:, None] - x).astype(float) + np.abs(blank_y[:, None] - y) if len(x) else None
+    if near is not None and (near.min(axis=1) > 4 * half).sum() >= 10:
+        apart = near.min(axis=1) > 4 * half
+        blank_x, blank_y = blank_x[apart], blank_y[apart]
+    sky_d = _mean_absolute(difference, bad, blank_x, blank_y, half)
+    sky_s = _mean_absolute(science, bad, blank_x, blank_y, half)
+    star_d = _mean_absolute(difference, bad, x, y, half)
+    star_s = _mean_absolute(science, bad, x, y, half)
+    level = float(np.nanmedian(sky_d)) if np.isfinite(sky_d).any() else 0.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        stars, sky = np.abs(star_d - level) / star_s, sky_d / sky_s
+    return _describe("differenceFootprintRatio", stars) | _describe("differenceFootprintSkyRatio", sky)
+
+
+def _mean_absolute(image: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:
+    good = ~cut_stamps(bad, x, y, half)
+    total = (np.abs(cut_stamps(image, x, y, half)) * good).sum(axis=(1, 2))
+    number = good.sum(axis=(1, 2))
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def _describe(name: str, values: np.ndarray) -> dict[str, float]:
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return {}
+    return {f"{name}Mean": float(values.mean()), f"{name}Stdev": float(values.std())}
