@@ -68,6 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--size", type=int, nargs=2, default=(4000, 4072), metavar=("NX", "NY"), help="pixels (4000 4072)"
     )
     field.add_argument("--overload", type=float, default=1.0, help="factor on supernovae and lenses (1)")
+    field.add_argument(
+        "--variable-stars",
+        type=float,
+        default=0.03,
+        metavar="F",
+        help="fraction of the stars that varies (0.03)",
+    )
     field.add_argument("--cosmic-rays", type=float, default=0.0, help="cosmic rays on a whole CCD (0)")
     field.add_argument(
         "--jitter", type=float, default=0.03, metavar="PIXEL", help="registration error (0.03)"
@@ -151,7 +158,13 @@ def _plan(args: argparse.Namespace) -> Campaign:
         )
     nx, ny = args.size
     return Campaign(
-        scene=SceneConfig(nx=nx, ny=ny, seed=args.seed, overload=args.overload),
+        scene=SceneConfig(
+            nx=nx,
+            ny=ny,
+            seed=args.seed,
+            overload=args.overload,
+            variable_star_fraction=args.variable_stars,
+        ),
         detector=DetectorConfig(
             cosmic_rays=args.cosmic_rays, jitter=args.jitter, subtract_sky=not args.keep_sky
         ),

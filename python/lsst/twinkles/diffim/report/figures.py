@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from lsst.images.convolution_kernels import ConvolutionKernel
 
 _PANEL_INCHES = 5.2
+_REACH = 6.0
+"""Significance at which the colors of the difference end."""
+_ROLES = ("Science", "Matched template")
 
 
 def plot_difference(
@@ -44,18 +47,18 @@ def plot_difference(
     path: str | Path,
     truth: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a picture of science, matched template and difference with its detections.
+    """Write a picture of science, matched template, difference and detections.
 
     Parameters
     ----------
     science, matched_template, difference : `lsst.images.VisitImage`
         Exposures on one pixel grid.
     dia_sources : mapping of columns
-        ``x``, ``y`` (pixels of the exposures) and ``isNegative``.
+        ``x``, ``y`` (pixels of the exposures), ``isNegative`` and, if there, ``snr``.
     path : `str` or `pathlib.Path`
         PNG to write; its directory must exist.
     truth : mapping of columns, optional
-        ``x``, ``y`` of what changed in truth; marked by crosses.
+        ``x``, ``y`` of what changed in truth; pointed at by two ticks.
 
     Returns
     -------
@@ -64,24 +67,57 @@ def plot_difference(
     """
     height, width = difference.image.array.shape
     panel_height = _PANEL_INCHES * min(max(height / width, 0.4), 2.0)
-    figure = Figure(figsize=(3 * _PANEL_INCHES + 1.0, panel_height + 1.35), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for ax, exposure, role in zip(
-        axes, (science, matched_template), ("Science", "Matched template"), strict=False
-    ):
+    figure = Figure(figsize=(2 * _PANEL_INCHES + 1.0, 2 * panel_height + 1.6), layout="constrained")
+    axes = figure.subplots(2, 2)
+    for ax, exposure, role in zip(axes[0], (science, matched_template), _ROLES, strict=True):
         show_sky(ax, exposure)
         ax.set_title(f"{role}\n{describe_exposure(exposure)}", fontsize=11)
-    image = draw_panel(axes[2], significance(difference), cmap="RdBu_r", vmin=-6.0, vmax=6.0)
-    bar = figure.colorbar(image, ax=axes[2], shrink=0.9, pad=0.02, extend="both")
+    panel = significance(difference)
+    for ax in axes[1]:
+        image = draw_panel(ax, panel, cmap="RdBu_r", vmin=-_REACH, vmax=_REACH)
+    bar = figure.colorbar(image, ax=list(axes[1]), shrink=0.9, pad=0.02, extend="both")
     bar.set_label("difference / noise (σ)")
-    axes[2].set_title(f"Difference\n{_describe_difference(science, matched_template)}", fontsize=11)
-    for ax in axes:
-        mark_detections(ax, dia_sources, size=_mark_size(width))
-        if truth is not None:
-            mark_truth(ax, truth, size=_mark_size(width))
-    _draw_furniture(axes[0], science)
-    _draw_legend(figure, dia_sources, truth)
+    axes[1, 0].set_title(f"Difference\n{_describe_difference(science, matched_template)}", fontsize=11)
+    axes[1, 1].set_title(f"Detections\n{_describe_detections(dia_sources)}", fontsize=11)
+    _mark_everything(axes[1, 1], dia_sources, truth, width=width)
+    _draw_furniture(axes[0, 0], science)
+    _draw_legend(figure, dia_sources, _on_panel(truth, axes[1, 1]))
     return save_figure(figure, path)
+
+
+def _describe_detections(dia_sources: Mapping[str, Any]) -> str:
+    """Say how many detections there are, and how significant."""
+    count = len(dia_sources["x"])
+    if count == 0:
+        return "none"
+    snr = np.abs(np.asarray(dia_sources["snr"], dtype=float)) if "snr" in _names(dia_sources) else np.zeros(0)
+    best = f", S/N up to {np.nanmax(snr):.0f}" if np.isfinite(snr).any() else ""
+    return f"{count}{best}"
+
+
+def _names(table: Mapping[str, Any]) -> Any:
+    """Return the names of the columns of a table or mapping."""
+    return getattr(table, "colnames", None) or table.keys()
+
+
+def _mark_everything(
+    ax: Any, dia_sources: Mapping[str, Any], truth: Mapping[str, Any] | None, *, width: int
+) -> None:
+    """Mark detections, and what changed in truth."""
+    size = _mark_size(width)
+    mark_detections(ax, dia_sources, size=size)
+    if truth is not None:
+        mark_truth(ax, truth, size=size)
+
+
+def _on_panel(truth: Mapping[str, Any] | None, ax: Any) -> Mapping[str, Any] | None:
+    """Return the positions of the truth that lie on a panel."""
+    if truth is None:
+        return None
+    x, y = np.asarray(truth["x"], dtype=float), np.asarray(truth["y"], dtype=float)
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    inside = (x > left) & (x < right) & (y > bottom) & (y < top)
+    return {"x": x[inside], "y": y[inside]}
 
 
 def plot_kernel(

@@ -41,7 +41,7 @@ LARGEST_SIDE = 676
 """Bins along a panel: as many as it has dots, so that every pixel counts in what is seen."""
 
 _HIDDEN_PLANES = ("SATURATED", "BAD", "COSMIC_RAY", "NO_DATA", "SAT_TEMPLATE", "DETECTION_EDGE")
-TRUTH_MARKER = Path([(0.6, 0), (1, 0), (0, 0.6), (0, 1)], [Path.MOVETO, Path.LINETO] * 2)
+TRUTH_MARKER = Path([(0.55, 0), (1, 0), (0, 0.55), (0, 1)], [Path.MOVETO, Path.LINETO] * 2)
 _OUTLINE = [patheffects.withStroke(linewidth=2.5, foreground="black", alpha=0.7)]
 
 
@@ -142,8 +142,8 @@ def draw_panel(ax: Axes, panel: Panel, **options: Any) -> AxesImage:
     ax.imshow(
         veil, origin="lower", extent=panel.extent, interpolation="nearest", cmap=ListedColormap([MASK_COLOR])
     )
-    ax.set_xticks([])
-    ax.set_yticks([])
+    # Marks of sources beyond the rim must not widen the panel.
+    ax.set(xticks=[], yticks=[], xlim=panel.extent[:2], ylim=panel.extent[2:])
     return image
 
 
@@ -213,11 +213,11 @@ def mark_truth(ax: Axes, truth: Mapping[str, Any], *, size: float = 90.0) -> Non
     ax.scatter(
         np.asarray(truth["x"]),
         np.asarray(truth["y"]),
-        s=3.4 * size,
+        s=5.5 * size,
         marker=TRUTH_MARKER,
         facecolors="none",
         edgecolors=TRUTH_COLOR,
-        linewidths=1.4,
+        linewidths=1.9,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("DifferenceScore", "score_difference")
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -99,9 +100,7 @@ def score_difference(
     usable = ~areas.bad
     values = np.where(usable, difference, 0.0).astype(float)
     errors2 = np.where(usable, variance, np.inf).astype(float)
-    true_noise = np.sqrt(
-        pair.science_visit.true_variance + pair.template_visit.true_variance / pair.scale**2
-    )
+    true_noise = np.sqrt(pair.science_visit.true_variance + pair.template_visit.true_variance / pair.scale**2)
     normalised = values / true_noise
     level = float(np.median(normalised[areas.blank]))
     values = np.where(usable, values - level * true_noise, 0.0)
@@ -150,9 +149,7 @@ def _find_areas(pair: SimulatedPair, masked: np.ndarray) -> _Areas:
     blank = ~source & ~near_saturation & ~masked
     if np.count_nonzero(blank) < 1000:
         raise ValueError(f"Only {np.count_nonzero(blank)} pixels of blank sky are left; use a larger field.")
-    return _Areas(
-        input_masked=input_masked, bad=grown | masked, blank=blank, near_saturation=near_saturation
-    )
+    return _Areas(input_masked=input_masked, bad=grown | masked, blank=blank, near_saturation=near_saturation)
 
 
 def _autocorrelation(values: np.ndarray, lag: int) -> float:
@@ -175,7 +172,7 @@ def _matched_filter(values: np.ndarray, errors2: np.ndarray, psf: PsfGrid) -> np
 
 def _photometry(
     pair: SimulatedPair, values: np.ndarray, errors2: np.ndarray, psf: PsfGrid
-) -> tuple[dict[str, float], dict[str, float]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure transients and static stars where they are known to be."""
     truth = pair.truth[pair.truth["kind"] == "transient"]
     flux, error = _fluxes(values, errors2, psf, x=truth["x"], y=truth["y"])
@@ -197,7 +194,7 @@ def _photometry(
 def _fluxes(
     values: np.ndarray, errors2: np.ndarray, psf: PsfGrid, *, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return PSF fluxes and claimed errors at known positions; NaN where three tenths of the PSF are missing."""
+    """Return PSF fluxes and claimed errors at positions; NaN where three tenths of the PSF are missing."""
     results = [
         _flux(values, errors2, psf.evaluate(x=float(xi), y=float(yi)), x=float(xi), y=float(yi))
         for xi, yi in zip(x, y, strict=True)

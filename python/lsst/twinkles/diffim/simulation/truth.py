@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("difference_truth", "mean_around", "optimal_flux_error", "stack_truth", "write_truth")
+__all__ = (
+    "difference_truth",
+    "exposure_truth",
+    "mean_around",
+    "optimal_flux_error",
+    "stack_truth",
+    "write_truth",
+)
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +20,11 @@ import numpy as np
 from astropy.table import Table, vstack
 from scipy import fft
 
+from ..adapters.psfs import sample_psf
+
 if TYPE_CHECKING:
+    from lsst.images import VisitImage
+
     from .visits import SimulatedVisit
 
 _TRANSFORM_SIZE = 128
@@ -88,6 +99,64 @@ def difference_truth(science: SimulatedVisit, template: SimulatedVisit) -> Table
     truth["snr"] = np.abs(np.asarray(truth["difference_flux"])) / np.asarray(truth["flux_error"])
     truth.meta.update(template_visit=template.conditions.visit)
     return truth
+
+
+def exposure_truth(
+    science: VisitImage, template: VisitImage, science_truth: Table, template_truth: Table
+) -> Table:
+    """Return what changed between two visits, from what a simulated repository holds of them.
+
+    Parameters
+    ----------
+    science, template : `lsst.images.VisitImage`
+        The exposures.
+    science_truth, template_truth : `astropy.table.Table`
+        The truth of their visits, of one field.
+
+    Returns
+    -------
+    truth : `astropy.table.Table`
+        As of `difference_truth`. Errors are made with the PSFs in the middle and
+        the variance planes of the exposures.
+    """
+    if not np.array_equal(science_truth["object_id"], template_truth["object_id"]):
+        raise ValueError(
+            "science_truth and template_truth must list the same objects; take both from one field."
+        )
+    truth = science_truth.copy()
+    truth["difference_flux"] = (np.asarray(truth["flux"]) - np.asarray(template_truth["flux"])) * u.nJy
+    box = science.bbox
+    x, y = np.asarray(truth["x"]) - box.x.start, np.asarray(truth["y"]) - box.y.start
+    inside = (x >= 0) & (y >= 0) & (x <= box.x.size - 1) & (y <= box.y.size - 1)
+    # The template's own pixels differ if it was dithered; its sky is much the same everywhere.
+    in_template = np.asarray(template_truth["x"])[inside], np.asarray(template_truth["y"])[inside]
+    truth, places = truth[inside], ((x[inside], y[inside]), in_template)
+    variances = [
+        _nanojansky(exposure) ** 2 * _variance_at(exposure, *place)
+        for exposure, place in zip((science, template), places, strict=True)
+    ]
+    psfs = [
+        sample_psf(exposure.psf, exposure.bbox, grid=1, size=41).mean() for exposure in (science, template)
+    ]
+    truth["flux_error"] = optimal_flux_error(*psfs, *variances) * u.nJy
+    truth["snr"] = np.abs(np.asarray(truth["difference_flux"])) / np.asarray(truth["flux_error"])
+    return truth
+
+
+def _nanojansky(exposure: VisitImage) -> float:
+    """Return nJy per pixel unit in the middle of an exposure."""
+    if exposure.photometric_scaling is None:
+        raise ValueError("The exposure has no photometric_scaling; a simulated one has.")
+    box = exposure.bbox
+    x, y = np.array([(box.x.start + box.x.stop) / 2]), np.array([(box.y.start + box.y.stop) / 2])
+    return float(np.asarray(exposure.photometric_scaling(x=x, y=y)).ravel()[0])
+
+
+def _variance_at(exposure: VisitImage, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the mean of the variance plane around positions; those outside take the rim's."""
+    ny, nx = exposure.variance.array.shape
+    column, row = (np.clip(np.round(v), 0, n - 1).astype(int) for v, n in ((x, nx), (y, ny)))
+    return mean_around(exposure.variance.array, row, column)
 
 
 def _flux_errors(science: SimulatedVisit, template: SimulatedVisit, truth: Table) -> np.ndarray:
