@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("ConfigOverrideError", "apply_overrides", "load_override_file", "set_config_value")
+__all__ = (
+    "ConfigOverrideError",
+    "apply_overrides",
+    "find_field",
+    "load_override_file",
+    "set_config_value",
+)
 
 import traceback
 from collections.abc import Iterable
@@ -88,7 +94,7 @@ def set_config_value(config: Config, name: str, text: str) -> None:
     ConfigOverrideError
         If there is no such field, or it does not take the value.
     """
-    parent, attribute = _find_field(config, name)
+    parent, attribute = find_field(config, name)
     candidates = _read_literal(text) if _is_list(getattr(parent, attribute)) else [text, *_read_literal(text)]
     if not candidates:
         candidates = [[text]]
@@ -117,7 +123,7 @@ def _is_list(value: Any) -> bool:
     return hasattr(value, "append")
 
 
-def _find_field(config: Config, name: str) -> tuple[Any, str]:
+def find_field(config: Config, name: str) -> tuple[Any, str]:
     """Return the (sub)configuration and attribute that a dotted name means."""
     *path, attribute = name.split(".")
     node: Any = config

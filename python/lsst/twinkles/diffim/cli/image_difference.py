@@ -1,0 +1,364 @@
+"""The command ``imageDifference.py``: the Gen2 command line over a Gen3 repository."""
+
+from __future__ import annotations
+
+__all__ = ("main",)
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .gen2_parser import DEFAULT_TIMEOUT, Gen2ArgumentParser
+from .places import CommandError, Places, find_places, remove_output
+
+if TYPE_CHECKING:
+    from lsst.daf.butler import Butler
+
+    from ..pipeline.output_repository import OutputRepository
+    from ..tasks.image_difference import ImageDifferenceConfig
+    from .gen2_parser import Gen2Arguments
+    from .pairs import ExposurePair, PairSelection
+    from .runner import Outcome
+
+_LOG = logging.getLogger("lsst.imageDifference")
+_PROG = "imageDifference.py"
+_DESCRIPTION = """\
+Subtract a template from each of a number of calibrated exposures: PSF-matched difference image, noise
+whitened, and a catalogue of the sources in it. Exposures are read from REPO, results go to a repository
+of their own."""
+
+INTERRUPTED = 128 + signal.SIGINT
+MAX_STATUS = 255
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of `str`, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    status : `int`
+        Number of data ids that failed, 255 at most; 1 too if nothing could be
+        done; 2 for a wrong command line or configuration; 130 after an
+        interrupt.
+
+    Raises
+    ------
+    SystemExit
+        After ``--help``, and for a command line that cannot be parsed.
+    Exception
+        With ``--doraise``, the first error.
+    """
+    args = Gen2ArgumentParser(_PROG, _DESCRIPTION).parse(sys.argv[1:] if argv is None else argv)
+    from .logs import log_to_stderr
+
+    with log_to_stderr(args.log_levels, long=args.long_log) as handler, _terminate_as_exit():
+        try:
+            return _Command(args, handler).run()
+        except CommandError as error:
+            print(f"{_PROG}: error: {error}", file=sys.stderr)
+            return error.status
+        except KeyboardInterrupt:
+            print(
+                f"{_PROG}: interrupted; what was finished is kept, nothing is half-written. "
+                "The same command goes on where this one stopped.",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
+
+
+class _Command:
+    """The steps of one run of the command."""
+
+    def __init__(self, args: Gen2Arguments, handler: Any) -> None:
+        self.args = args
+        self.handler = handler
+
+    def run(self) -> int:
+        args = self.args
+        places = find_places(args)
+        _import_debug(args)
+        config = _make_config(args)
+        _show_config_words(args, config)
+        if args.show_only and "data" not in args.show:
+            return 0
+        butler = _open_input(places)
+        selection = _select(args, butler, places)
+        if "data" in args.show:
+            from .show import show_data
+
+            print(show_data(selection.science, selection.templates))
+        if args.show_only:
+            return 0
+        return self._process(config, places, butler, selection)
+
+    def _process(
+        self, config: ImageDifferenceConfig, places: Places, butler: Butler, selection: PairSelection
+    ) -> int:
+        """Open the output, process the pairs, tell how many failed."""
+        args = self.args
+        outcomes = list(self._refuse(selection))
+        if not selection.pairs:
+            if not outcomes:
+                _LOG.warning(
+                    "Not running the task because there is no data to process; "
+                    'you may preview data using "--show data"'
+                )
+            return self._finish(outcomes, asked=selection.named)
+        try:
+            output = _open_output(args, config, places, butler, selection)
+        except CommandError:
+            raise
+        except Exception as error:
+            if args.do_raise:
+                raise
+            from .pair_work import explain
+
+            text, traceback = explain(error)
+            _LOG.critical("Failed in task initialization: %s", text, exc_info=traceback)
+            return 1
+        with _profile(args):
+            outcomes += self._run_pairs(config, places, output, selection)
+        return self._finish(outcomes, asked=True, output=output)
+
+    def _refuse(self, selection: PairSelection) -> Iterator[Outcome]:
+        """Report the data ids that have no usable template."""
+        from ..tasks.errors import UnsuitableTemplateError
+        from .runner import Outcome
+
+        for label, reason in selection.refused.items():
+            error = UnsuitableTemplateError(reason)
+            if self.args.do_raise:
+                raise error
+            _LOG.critical("Failed on dataId=%s: %s", label, reason)
+            yield Outcome(label, "failed", reason, error=error)
+
+    def _run_pairs(
+        self,
+        config: ImageDifferenceConfig,
+        places: Places,
+        output: OutputRepository,
+        selection: PairSelection,
+    ) -> Iterator[Outcome]:
+        """Process the pairs that no earlier run has finished."""
+        from .logs import ProgressDisplay
+        from .pair_work import PairSetup
+        from .runner import run_jobs
+
+        args = self.args
+        done = self._find_done(output, selection.pairs, config)
+        yield from done
+        labels = {outcome.label for outcome in done}
+        pairs = [pair for pair in selection.pairs if pair.label not in labels]
+        if not pairs:
+            return
+        setup = PairSetup(places.input, output.root, config, args.do_raise)
+        timeout = DEFAULT_TIMEOUT if args.timeout is None and args.processes > 1 else args.timeout
+        n_failed = 0
+        with ProgressDisplay(len(pairs), self.handler) as progress:
+            for number, outcome in enumerate(
+                run_jobs(
+                    setup, pairs, processes=args.processes, timeout=timeout, log_levels=args.log_levels
+                ),
+                start=1,
+            ):
+                if outcome.error is not None and args.do_raise:
+                    raise outcome.error
+                n_failed += outcome.kind == "failed"
+                _report(outcome, number, len(pairs))
+                progress.step(n_failed)
+                yield outcome
+
+    def _find_done(
+        self, output: OutputRepository, pairs: Sequence[ExposurePair], config: ImageDifferenceConfig
+    ) -> list[Outcome]:
+        """Return an outcome for each pair whose results are there."""
+        from .pair_work import find_done
+        from .runner import Outcome
+
+        # Other versions of packages may give other results: all is done anew.
+        if self.args.clobber_versions:
+            return []
+        done = find_done(output, pairs, config)
+        for pair in done:
+            _LOG.info("dataId=%s was done by an earlier run with the same inputs; kept.", pair.label)
+        return [Outcome(pair.label, "skipped") for pair in done]
+
+    def _finish(
+        self, outcomes: Sequence[Outcome], *, asked: bool, output: OutputRepository | None = None
+    ) -> int:
+        """Sum up; return the exit status."""
+        count = {
+            kind: sum(outcome.kind == kind for outcome in outcomes)
+            for kind in ("done", "skipped", "no work", "failed")
+        }
+        if outcomes:
+            parts = [f"{number} {kind}" for kind, number in count.items() if number]
+            where = f" The results are in {output.root}, collection {output.run}." if output else ""
+            _LOG.info("Of %d data ids: %s.%s", len(outcomes), ", ".join(parts), where)
+        n_failed = count["failed"]
+        if n_failed == 0 and asked and count["done"] + count["skipped"] == 0:
+            n_failed = 1
+        if n_failed and self.args.no_exit:
+            _LOG.error("%d dataRefs failed; not exiting as --noExit was set", n_failed)
+            return 0
+        return min(n_failed, MAX_STATUS)
+
+
+def _report(outcome: Outcome, number: int, total: int) -> None:
+    """Log how far the run is."""
+    how = {"done": "is done", "no work": "had nothing to do", "failed": "failed"}[outcome.kind]
+    detail = f": {outcome.message}" if outcome.kind == "done" else ""
+    _LOG.info("[%d/%d] dataId=%s %s in %.1f s%s", number, total, outcome.label, how, outcome.seconds, detail)
+
+
+def _import_debug(args: Gen2Arguments) -> None:
+    if args.calib:
+        _LOG.warning("--calib %s is ignored: a Gen3 repository keeps its calibrations itself.", args.calib)
+    if args.debug:
+        try:
+            import debug  # noqa: F401
+        except ImportError:
+            _LOG.warning("No 'debug' module found; put a debug.py on PYTHONPATH.")
+
+
+def _make_config(args: Gen2Arguments) -> ImageDifferenceConfig:
+    """Make the configuration: defaults, Twinkles overrides, then the command line from left to right."""
+    from lsst.pex.config import FieldValidationError
+
+    from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
+    from .override_files import ConfigOverrideError, apply_overrides
+
+    config = TwinklesImageDifferenceTask.ConfigClass()
+    try:
+        apply_overrides(config, args.overrides)
+        config.validate()
+    except (ConfigOverrideError, FieldValidationError) as error:
+        raise CommandError(str(error).split("\nFor more information", maxsplit=1)[0]) from error
+    config.freeze()
+    return config
+
+
+def _show_config_words(args: Gen2Arguments, config: ImageDifferenceConfig) -> None:
+    """Print what --show asks for of the configuration."""
+    from . import show
+
+    for word in args.show:
+        name, _, value = word.partition("=")
+        if name == "config":
+            print(show.show_config(config, value))
+        elif name == "history":
+            print(show.show_history(config, value))
+        elif name == "tasks":
+            print(show.show_tasks(config))
+
+
+def _open_input(places: Places) -> Butler:
+    from ..pipeline.repository import RepositoryError, open_input_repository
+
+    try:
+        return open_input_repository(places.input)
+    except RepositoryError as error:
+        raise CommandError(str(error)) from error
+
+
+def _select(args: Gen2Arguments, butler: Butler, places: Places) -> PairSelection:
+    """Find the exposures; refuse a command without a template."""
+    from ..pipeline.data_ids import DataIdError
+    from .pairs import select_pairs
+
+    if not args.template_ids and not args.show_only:
+        raise CommandError("no template specified; give one with --templateId KEY=VALUE, e.g. visit=250")
+    try:
+        selection = select_pairs(butler, args.ids, args.template_ids)
+    except DataIdError as error:
+        raise CommandError(str(error)) from error
+    return selection
+
+
+def _open_output(
+    args: Gen2Arguments,
+    config: ImageDifferenceConfig,
+    places: Places,
+    butler: Butler,
+    selection: PairSelection,
+) -> OutputRepository:
+    """Open the output repository and compare configuration and versions with those of earlier runs."""
+    from ..pipeline.guards import guard_config, guard_versions
+    from ..pipeline.output_repository import open_output_repository
+
+    if args.clobber_output:
+        remove_output(places)
+    assert places.output is not None, "the parser asks for one"
+    pairs = selection.pairs
+    output = open_output_repository(
+        places.output,
+        butler,
+        coadd_name=config.coaddName,
+        refs={ref.id: ref for pair in pairs for ref in (pair.science, pair.template)}.values(),
+        collections=sorted({pair.science.run for pair in pairs}),
+    )
+    guard_config(
+        output,
+        config,
+        clobber=args.clobber_config or args.no_backup_config,
+        backup=not args.no_backup_config,
+    )
+    guard_versions(
+        output, clobber=args.clobber_versions, backup=not args.no_backup_config, skip=args.no_versions
+    )
+    return output
+
+
+@contextmanager
+def _profile(args: Gen2Arguments) -> Iterator[None]:
+    """Write a cProfile dump of what runs in this process, if asked for."""
+    if not args.profile:
+        yield
+        return
+    import cProfile
+
+    if args.processes > 1:
+        _LOG.warning("--profile sees this process only, not the workers of -j %d; use -j 1.", args.processes)
+    profile = cProfile.Profile()
+    start = time.monotonic()
+    profile.enable()
+    try:
+        yield
+    finally:
+        profile.disable()
+        try:
+            profile.dump_stats(args.profile)
+            _LOG.info("Profile of %.1f s is in %s.", time.monotonic() - start, args.profile)
+        except OSError as error:
+            _LOG.error("Cannot write the profile to %s: %s", args.profile, error.strerror)
+
+
+@contextmanager
+def _terminate_as_exit() -> Iterator[None]:
+    """Let SIGTERM clean up as an interrupt does, where that can be had (in the main thread)."""
+
+    def leave(*_: object) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

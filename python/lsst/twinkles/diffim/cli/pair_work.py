@@ -1,0 +1,239 @@
+"""Process one pair of exposures of a repository: read, subtract, store."""
+
+from __future__ import annotations
+
+__all__ = ("PairSetup", "PairWork", "explain", "find_done")
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsst.daf.butler import DatasetRef
+from lsst.pipe.base import AlgorithmError, NoWorkFound, Struct, TaskMetadata
+
+from ..adapters.psfs import InvalidPsfError
+from ..pipeline.guards import ConfigMismatchError, VersionMismatchError
+from ..pipeline.ids import DiaSourceIdFactory
+from ..pipeline.output_repository import OutputRepository, put_outputs
+from ..pipeline.provenance import describe_template
+from ..pipeline.repository import RepositoryError, open_butler, open_input_repository
+from ..pipeline.staging import OutputWriteError
+from ..tasks.errors import UnusableExposureError
+from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
+from .logs import data_id_label
+from .pairs import ExposurePair
+from .runner import Outcome, RunnerError
+
+if TYPE_CHECKING:
+    from lsst.images import VisitImage
+
+    from ..tasks.image_difference import ImageDifferenceConfig
+
+_LOG = logging.getLogger("lsst.imageDifference")
+
+_SENTENCES = (
+    AlgorithmError,
+    ConfigMismatchError,
+    InvalidPsfError,
+    OutputWriteError,
+    RepositoryError,
+    RunnerError,
+    VersionMismatchError,
+)
+"""Errors whose message says all: a traceback would only hide it."""
+
+_RUN_KEY = "run"
+
+
+@dataclass(frozen=True)
+class PairSetup:
+    """All that a process needs to work on pairs."""
+
+    input: str
+    """Directory of the input repository (`str`)."""
+
+    output: Path
+    """Directory of the output repository, which is there (`pathlib.Path`)."""
+
+    config: ImageDifferenceConfig
+    """Configuration of the task (`ImageDifferenceConfig`)."""
+
+    do_raise: bool = False
+    """Whether errors are somebody else's to report (`bool`)."""
+
+    def __call__(self) -> PairWork:
+        """Open the repositories in the process that is to do the work."""
+        return PairWork(self)
+
+
+class PairWork:
+    """Works on one pair after the other.
+
+    Parameters
+    ----------
+    setup : `PairSetup`
+        What to work with.
+    """
+
+    def __init__(self, setup: PairSetup) -> None:
+        self._setup = setup
+        self._input = open_input_repository(setup.input)
+        self._output = OutputRepository(
+            setup.output, open_butler(setup.output, writeable=True), setup.config.coaddName
+        )
+        self._task = TwinklesImageDifferenceTask(config=setup.config)
+        self._digest = digest_config(setup.config)
+
+    def __call__(self, pair: ExposurePair) -> Outcome:
+        """Process a pair; never raises on account of the data.
+
+        Parameters
+        ----------
+        pair : `ExposurePair`
+            Exposures of the input repository.
+
+        Returns
+        -------
+        outcome : `Outcome`
+            What became of it; an error has been logged.
+        """
+        start = time.monotonic()
+        with data_id_label(pair.label):
+            try:
+                message = self._process(pair)
+                return Outcome(pair.label, "done", message, time.monotonic() - start)
+            except NoWorkFound as reason:
+                _LOG.warning("Nothing to do for dataId=%s: %s", pair.label, reason)
+                return Outcome(pair.label, "no work", str(reason), time.monotonic() - start)
+            except Exception as error:
+                if not self._setup.do_raise:
+                    log_failure(pair.label, error)
+                return Outcome(pair.label, "failed", str(error), time.monotonic() - start, error)
+
+    def _process(self, pair: ExposurePair) -> str:
+        """Read, run and store; return a few words on the result."""
+        science = self._read(pair.science, "science")
+        template = self._read(pair.template, "template")
+        ids = DiaSourceIdFactory(int(pair.data_id["visit"]), int(pair.data_id["detector"]))
+        self._task.emptyMetadata()
+        result = self._task.run(science, template, idFactory=ids)
+        result.subtractedExposure.templates = [
+            describe_template(result.subtractedExposure, template, pair.template)
+        ]
+        products = self._choose_products(result)
+        products["metadata"] = self._describe_run(pair, products)
+        put_outputs(self._output, pair.data_id, products, inputs=[pair.science, pair.template])
+        return "no detection" if result.diaSources is None else f"{len(result.diaSources)} sources"
+
+    def _read(self, ref: DatasetRef, role: str) -> VisitImage:
+        """Read an exposure.
+
+        Raises
+        ------
+        UnusableExposureError
+            If its file cannot be read, for whatever reason.
+        """
+        try:
+            return self._input.get(ref)
+        except (Exception, NoWorkFound) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UnusableExposureError(
+                f"Cannot read the {role} exposure, {self._find_file(ref)}: {reason}; ingest it again.",
+                role=role,
+            ) from error
+
+    def _find_file(self, ref: DatasetRef) -> str:
+        try:
+            return self._input.getURI(ref).ospath
+        except Exception:
+            return f"{ref.datasetType.name} {ref.dataId}"
+
+    def _choose_products(self, result: Struct) -> dict[str, Any]:
+        """Return the results that are to be stored, by their name in `OUTPUTS`."""
+        config = self._setup.config
+        products = {
+            "differenceExp": config.doWriteSubtractedExp and result.subtractedExposure,
+            "matchedExp": config.doWriteMatchedExp and result.matchedExposure,
+            "warpedExp": config.doWriteWarpedExp and result.warpedExposure,
+            "scoreExp": config.doWriteScoreExp and result.scoreExposure,
+            "diaSrc": config.doWriteSources and config.doMeasurement and result.diaSources,
+        }
+        return {name: product for name, product in products.items() if product not in (False, None)}
+
+    def _describe_run(self, pair: ExposurePair, products: Iterable[str]) -> TaskMetadata:
+        """Return the metadata of the task, with what a later run has to know of this one."""
+        metadata = self._task.getFullMetadata()
+        for key, value in describe_pair(pair, self._digest).items():
+            metadata[f"{_RUN_KEY}.{key}"] = value
+        metadata[f"{_RUN_KEY}.products"] = sorted(products)
+        metadata[f"{_RUN_KEY}.templateVisit"] = int(pair.template.dataId["visit"])
+        return metadata
+
+
+def explain(error: BaseException) -> tuple[str, BaseException | None]:
+    """Return what to log of an error: text, and the error itself if its traceback tells more.
+
+    Parameters
+    ----------
+    error : `BaseException`
+        What went wrong.
+    """
+    if not isinstance(error, _SENTENCES):
+        return f"{type(error).__name__}: {error}", error
+    return str(error), error if _LOG.isEnabledFor(logging.DEBUG) else None
+
+
+def log_failure(label: str, error: BaseException) -> None:
+    """Log why a data id failed."""
+    text, with_traceback = explain(error)
+    _LOG.critical("Failed on dataId=%s: %s", label, text, exc_info=with_traceback)
+
+
+def digest_config(config: ImageDifferenceConfig) -> str:
+    """Return a short name for the values of a configuration (`str`)."""
+    return hashlib.sha256(config.saveToString().encode()).hexdigest()[:16]
+
+
+def describe_pair(pair: ExposurePair, digest: str) -> dict[str, str]:
+    """Return what decides whether results stand for a pair and a configuration."""
+    return {"scienceId": str(pair.science.id), "templateId": str(pair.template.id), "configDigest": digest}
+
+
+def find_done(
+    output: OutputRepository, pairs: Iterable[ExposurePair], config: ImageDifferenceConfig
+) -> list[ExposurePair]:
+    """Return the pairs whose results an earlier run has stored.
+
+    Parameters
+    ----------
+    output : `OutputRepository`
+        Where the results are.
+    pairs : iterable of `ExposurePair`
+        Pairs that are asked for.
+    config : `ImageDifferenceConfig`
+        Configuration of this run.
+
+    Returns
+    -------
+    done : `list` [`ExposurePair`]
+        Those with all results there, made from the same two datasets with the
+        same configuration.
+    """
+    digest = digest_config(config)
+    return [pair for pair in pairs if _is_done(output, pair, digest)]
+
+
+def _is_done(output: OutputRepository, pair: ExposurePair, digest: str) -> bool:
+    ref = output.find("metadata", pair.data_id)
+    if ref is None:
+        return False
+    try:
+        run = output.butler.get(ref).to_dict()[_RUN_KEY]
+        same = all(run[key] == value for key, value in describe_pair(pair, digest).items())
+        return same and all(output.find(name, pair.data_id) is not None for name in run["products"])
+    except (OSError, KeyError, ValueError):
+        return False

@@ -1,0 +1,119 @@
+"""What ``--show`` prints."""
+
+from __future__ import annotations
+
+__all__ = ("show_config", "show_data", "show_history", "show_tasks")
+
+import fnmatch
+import io
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from .places import CommandError
+
+if TYPE_CHECKING:
+    from lsst.daf.butler import DatasetRef
+    from lsst.pex.config import Config
+
+_PREFIX = "config."
+_OBEY_CASE = ":NOIGNORECASE"
+
+
+def show_config(config: Config, pattern: str = "") -> str:
+    """Return a configuration as an override file, or those of its fields that match.
+
+    Parameters
+    ----------
+    config : `lsst.pex.config.Config`
+        Configuration.
+    pattern : `str`, optional
+        Shell pattern for names such as ``subtract.kernel.*`` or their last
+        parts. Case matters if there is an upper-case letter in it, or
+        ``:NOIGNORECASE`` after it.
+
+    Returns
+    -------
+    text : `str`
+        The fields, each after a comment.
+    """
+    stream = io.StringIO()
+    config.saveToStream(stream, "config")
+    if not pattern:
+        return stream.getvalue().rstrip("\n")
+    matches = _compile(pattern)
+    found = [entry for name, entry in _split_entries(stream.getvalue()) if matches(name)]
+    return "\n\n".join(found)
+
+
+def _compile(pattern: str) -> Any:
+    """Return a function that tells whether a dotted name, or its end, fits a pattern."""
+    text = pattern.removesuffix(_OBEY_CASE).removeprefix(_PREFIX)
+    obey_case = pattern.endswith(_OBEY_CASE) or text != text.lower()
+    expression = re.compile(rf"(?:.*\.)?{fnmatch.translate(text)}", 0 if obey_case else re.IGNORECASE)
+    return expression.match
+
+
+def _split_entries(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text, with its comment, of every assignment of a saved configuration."""
+    entry: list[str] = []
+    for line in text.splitlines():
+        if not line:
+            entry = []
+            continue
+        entry.append(line)
+        if line.startswith(_PREFIX):
+            yield re.split(r"[=\[(]", line.removeprefix(_PREFIX), maxsplit=1)[0], "\n".join(entry)
+
+
+def show_history(config: Config, name: str) -> str:
+    """Return where each value of a field came from.
+
+    Parameters
+    ----------
+    config : `lsst.pex.config.Config`
+        Configuration.
+    name : `str`
+        Dotted name of the field.
+
+    Raises
+    ------
+    CommandError
+        If there is no such field.
+    """
+    from lsst.pex.config import history
+
+    from .override_files import ConfigOverrideError, find_field
+
+    try:
+        node, field = find_field(config, name.removeprefix(_PREFIX))
+    except ConfigOverrideError as error:
+        raise CommandError(f"--show history={name}: {error}", 1) from error
+    return history.format(node, field)
+
+
+def show_tasks(config: Config) -> str:
+    """Return the subtasks of a configuration and their classes, by dotted name."""
+    return "\n".join(["Subtasks:", *(f"{name}: {target}" for name, target in sorted(_iterate_tasks(config)))])
+
+
+def _iterate_tasks(config: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name in config.keys():  # noqa: SIM118 (iterating over a Config yields values of keys only)
+        value = getattr(config, name)
+        target = getattr(value, "target", None)
+        if isinstance(target, type):
+            yield f"{prefix}{name}", f"{target.__module__}.{target.__qualname__}"
+            value = value.value
+        elif hasattr(value, "active") and hasattr(value.active, "keys"):
+            value = value.active
+        if hasattr(value, "saveToStream"):
+            yield from _iterate_tasks(value, f"{prefix}{name}.")
+
+
+def show_data(science: Iterable[DatasetRef], templates: Iterable[DatasetRef]) -> str:
+    """Return the data ids of the exposures that were found, a line each."""
+    from .pairs import describe_data_id
+
+    lines = [f"id dataRef.dataId = {describe_data_id(ref)}" for ref in science]
+    lines += [f"templateId dataRef.dataId = {describe_data_id(ref)}" for ref in templates]
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""Stages that do next to nothing, for tests of what is around them. Also to be had in worker processes."""
+
+import os
+import signal
+import time
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Table
+from lsst.images import DifferenceImage, Image, VisitImage
+from lsst.pex.config import Config, Field, ListField
+from lsst.pipe.base import NoWorkFound, Struct, Task
+
+from lsst.twinkles.diffim.tasks.errors import InsufficientKernelSourcesError
+
+THREADS = ("TWINKLES_DIFFIM_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+class StubSubtractConfig(Config):
+    failVisits = ListField[int](doc="Visits on which an algorithm fails.", default=[])
+    bugVisits = ListField[int](doc="Visits on which there is a bug.", default=[])
+    noWorkVisits = ListField[int](doc="Visits for which there is nothing to do.", default=[])
+    dieVisits = ListField[int](doc="Visits on which the process is killed.", default=[])
+    sleepVisits = ListField[int](doc="Visits that take long.", default=[])
+    sleepSeconds = Field[float](doc="How long.", default=60.0)
+
+
+class StubSubtractTask(Task):
+    """Science minus template, as they are."""
+
+    ConfigClass = StubSubtractConfig
+    _DefaultName = "subtract"
+
+    def run(self, template, science, sources=None):
+        visit = science.obs_info.visit_id
+        self.metadata["processId"] = os.getpid()
+        self.metadata["threads"] = [os.environ.get(name, "") for name in THREADS]
+        self.log.debug("At work on visit %d.", visit)
+        if visit in self.config.failVisits:
+            raise InsufficientKernelSourcesError(2, 5)
+        if visit in self.config.bugVisits:
+            raise ZeroDivisionError("a bug")
+        if visit in self.config.noWorkVisits:
+            raise NoWorkFound("There is nothing here.")
+        if visit in self.config.dieVisits:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if visit in self.config.sleepVisits:
+            time.sleep(self.config.sleepSeconds)
+        difference = DifferenceImage(
+            Image(science.image.array - template.image.array, bbox=science.bbox, unit=science.unit),
+            mask=science.mask,
+            variance=Image(
+                science.variance.array + template.variance.array, bbox=science.bbox, unit=science.unit**2
+            ),
+            sky_projection=science.sky_projection,
+            obs_info=science.obs_info,
+            photometric_scaling=science.photometric_scaling,
+            psf=science.psf,
+            detector=science.detector,
+            band=science.band,
+        )
+        matched = VisitImage(
+            template.image,
+            mask=template.mask,
+            variance=template.variance,
+            sky_projection=science.sky_projection,
+            obs_info=template.obs_info,
+            photometric_scaling=template.photometric_scaling,
+            psf=science.psf,
+            detector=science.detector,
+            band=template.band,
+        )
+        return Struct(
+            difference=difference,
+            matchedTemplate=matched,
+            backgroundModel=None,
+            psfMatchingKernel=None,
+            kernelSources=None,
+            convolvedTemplate=True,
+        )
+
+
+class StubDetectionTask(Task):
+    """Single pixels more than 20 sigma away from nothing."""
+
+    ConfigClass = Config
+    _DefaultName = "detection"
+
+    def run(self, difference):
+        y, x = np.nonzero(np.abs(difference.image.array) > 20 * np.sqrt(difference.variance.array))
+        return Struct(sources=Table({"x": x, "y": y}), positive=None, negative=None, score=None)
+
+
+class StubMeasurementTask(Task):
+    """Values of these pixels."""
+
+    ConfigClass = Config
+    _DefaultName = "measurement"
+
+    def run(self, difference, science, matchedTemplate, sources, idBase):
+        table = Table(
+            {
+                "diaSourceId": idBase + np.arange(len(sources)),
+                "x": sources["x"] * u.pixel,
+                "y": sources["y"] * u.pixel,
+                "psfFlux": difference.image.array[sources["y"], sources["x"]] * u.nJy,
+            }
+        )
+        return Struct(diaSources=table)
