@@ -140,10 +140,9 @@ def _ingest(args: argparse.Namespace) -> int:
     from ..pipeline.repository import open_writeable_repository
 
     options: dict[str, Any] = {} if args.compression is None else {"compression": args.compression}
-    butler = open_writeable_repository(args.repo)
     on_existing: OnExisting = "replace" if args.replace else "skip" if args.skip_existing else "fail"
     bar = tqdm(total=len(args.files), unit="file", disable=len(args.files) < 2 or not sys.stderr.isatty())
-    with bar, logging_redirect_tqdm():
+    with open_writeable_repository(args.repo) as butler, bar, logging_redirect_tqdm():
         with ExposureIngester(butler, run=args.run, on_existing=on_existing, **options) as ingester:
             is_interrupted = _add_files(args, ingester, bar)
         report = ingester.report

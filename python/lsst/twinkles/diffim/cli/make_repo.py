@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..pipeline.repository import RepositoryError, create_repository
 
     try:
-        create_repository(args.repo, db=args.db)
+        create_repository(args.repo, db=args.db).close()
     except RepositoryError as error:
         print(f"{_PROG}: error: {error}", file=sys.stderr)
         return 1

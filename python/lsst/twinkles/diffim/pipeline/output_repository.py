@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import sqlalchemy.exc
 
@@ -60,7 +60,7 @@ OUTPUTS: dict[str, _Output] = {
 
 @dataclass(frozen=True)
 class OutputRepository:
-    """An output repository that is open for writing.
+    """An output repository that is open for writing; a context manager that closes it.
 
     Attributes
     ----------
@@ -75,6 +75,12 @@ class OutputRepository:
     root: Path
     butler: Butler
     coadd_name: str = "deep"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.butler.close()
 
     @property
     def run(self) -> str:
@@ -154,13 +160,12 @@ def open_output_repository(
     with lock_directory(root):
         try:
             if not (root / _CONFIG_NAME).exists():
-                make_empty_repository(root)
+                make_empty_repository(root).close()
             _check_parent(root, parent, list(collections))
             repository = OutputRepository(
                 root=root.resolve(), butler=open_butler(root, writeable=True), coadd_name=coadd_name
             )
-            repository.register()
-            repository.copy_dimension_records(input_butler, refs)
+            _prepare(repository, input_butler, refs)
         except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
             raise RepositoryError(
                 f"Cannot write to output repository {root}: {error}; choose another --output."
@@ -272,6 +277,16 @@ def _check_parent(root: Path, parent: Path | None, collections: list[str]) -> No
             f"Output {root} belongs to the input repository {known}, not to {here}; "
             "choose another --output, or --clobber-output to start afresh."
         )
+
+
+def _prepare(repository: OutputRepository, input_butler: Butler, refs: Iterable[DatasetRef]) -> None:
+    """Tell the registry what is going to come; close it where that fails."""
+    try:
+        repository.register()
+        repository.copy_dimension_records(input_butler, refs)
+    except BaseException:
+        repository.butler.close()
+        raise
 
 
 def _find_root(butler: Butler) -> Path | None:

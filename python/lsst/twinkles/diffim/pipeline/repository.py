@@ -148,7 +148,8 @@ def make_empty_repository(path: Path, config: Config | None = None) -> Butler:
     building = path / f"creating-{uuid.uuid4().hex}"
     try:
         Butler.makeRepo(building, config=config, forceConfigRoot=not elsewhere)
-        TwinklesCam().register(open_butler(building, writeable=True).registry)
+        with open_butler(building, writeable=True) as butler:
+            TwinklesCam().register(butler.registry)
         # The configuration file comes last: it is what makes the directory a repository.
         for file in sorted(building.iterdir(), key=lambda f: f.name == _CONFIG_NAME):
             file.replace(path / file.name)
@@ -189,22 +190,54 @@ def register_exposure_type(butler: Butler, name: str = EXPOSURE_DATASET_TYPE) ->
 
 def open_butler(root: Path, *, writeable: bool) -> Butler:
     """Open the repository in a directory, whatever its name."""
-    return Butler.from_config(ResourcePath(str(root), forceDirectory=True), writeable=writeable)
+    with _quiet_butler():
+        return Butler.from_config(ResourcePath(str(root), forceDirectory=True), writeable=writeable)
+
+
+@contextmanager
+def _quiet_butler() -> Iterator[None]:
+    """Keep the Butler from logging an error that it raises as well."""
+    logger = logging.getLogger("lsst.daf.butler.direct_butler")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def open_writeable_repository(root: str | Path) -> Butler:
-    """Open a repository to add to it.
+    """Open a repository to add to it; it knows the camera then, if it did not.
+
+    Parameters
+    ----------
+    root : `str` or `pathlib.Path`
+        Directory of the repository.
+
+    Returns
+    -------
+    butler : `lsst.daf.butler.Butler`
+        Writeable client.
 
     Raises
     ------
     RepositoryError
         If there is none, or it cannot be written to.
     """
-    _require_repository(Path(root))
+    path = Path(root)
+    _require_repository(path)
+    butler: Butler | None = None
     try:
-        return open_butler(Path(root), writeable=True)
-    except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise RepositoryError(f"Cannot open repository {root} for writing: {error}") from error
+        butler = open_butler(path, writeable=True)
+        # Also shows early whether the database takes anything.
+        TwinklesCam().register(butler.registry)
+        return butler
+    except Exception as error:  # database, driver, configuration: each has exceptions of its own
+        _close(butler)
+        raise RepositoryError(
+            f"Cannot write to repository {path}: {_first_line(error)}; check its permissions and its "
+            f"{_CONFIG_NAME}."
+        ) from error
 
 
 def open_input_repository(root: str | Path) -> Butler:
@@ -234,18 +267,23 @@ def open_input_repository(root: str | Path) -> Butler:
     """
     path = Path(root)
     _require_repository(path)
+    butler: Butler | None = None
     try:
         butler = open_butler(path, writeable=False)
-        list(butler.registry.queryDimensionRecords("instrument"))
+        butler.query_dimension_records("instrument", explain=False)
         return butler
     except sqlalchemy.exc.OperationalError as error:
+        _close(butler)
         database = _find_sqlite_file(path)
-        if database is None:
-            raise RepositoryError(f"Cannot read the registry of {path}: {error.orig}") from error
+        if database is None or not database.exists():
+            raise RepositoryError(f"Cannot read the registry of {path}: {error.orig}.") from error
         _LOG.warning("Reading the registry of %s from a temporary copy (%s).", path, error.orig)
         return _open_copy(path, database)
-    except OSError as error:
-        raise RepositoryError(f"Cannot read repository {path}: {error}") from error
+    except Exception as error:  # database, driver, configuration: each has exceptions of its own
+        _close(butler)
+        raise RepositoryError(
+            f"Cannot read repository {path}: {_first_line(error)}; its {_CONFIG_NAME} or its database is damaged."
+        ) from error
 
 
 def repository_root(butler: Butler) -> Path:
@@ -292,6 +330,11 @@ def default_collections(butler: Butler, dataset_type: str = EXPOSURE_DATASET_TYP
     return sorted((r.name for r in runs if dataset_type in (r.dataset_types or ())), reverse=True)
 
 
+def _close(butler: Butler | None) -> None:
+    if butler is not None:
+        butler.close()
+
+
 def _first_line(error: Exception) -> str:
     """Return what went wrong without the pointers to web pages that SQLAlchemy adds."""
     return str(error).partition("\n")[0].rstrip(".")
@@ -317,7 +360,8 @@ def _open_copy(root: Path, database: Path) -> Butler:
     """Open a repository with a temporary copy of its database."""
     directory = tempfile.TemporaryDirectory(prefix="registry-copy-")
     for file in database.parent.glob(f"{database.name}*"):
-        shutil.copy(file, directory.name)
+        # Not its permissions: the copy has to be writeable.
+        shutil.copyfile(file, Path(directory.name) / file.name)
     # Writeable mode lets SQLite roll back an unfinished transaction of the copy.
     config = Config(str(root / _CONFIG_NAME))
     config["root"] = str(root.absolute())
@@ -331,6 +375,6 @@ def _open_copy(root: Path, database: Path) -> Butler:
         butler = Butler.from_config(ButlerConfig(config), writeable=False)
     except sqlalchemy.exc.SQLAlchemyError as error:
         directory.cleanup()
-        raise RepositoryError(f"Cannot read the registry of {root}: {error}") from error
+        raise RepositoryError(f"Cannot read the registry of {root}: {_first_line(error)}.") from error
     weakref.finalize(butler, directory.cleanup)
     return butler
