@@ -1,0 +1,262 @@
+#!/usr/bin/env python
+"""How good the differences are: figures of merit on simulated pairs, beside the best possible.
+
+Writes ./quality/quality.txt and ./quality/quality.json. Called by ``make quality``.
+Where the common evaluator lies in ../shared/eval it is run as well, and what other
+codes reached there is printed below our own rows.
+
+    sigma   scatter of blank sky over the true noise (1: whitened)
+    claimed scatter of blank sky over the claimed noise (1: the variance plane is true)
+    mf      scatter of PSF fluxes of blank sky over their claimed errors (1)
+    ac1     correlation of neighbouring pixels of blank sky (0: white)
+    star    rms residual PSF flux of bright static stars over its error (1)
+    bias    median flux error of transients of S/N > 10, percent (0)
+    scat    scatter of transient fluxes over the best possible error (1)
+    compl   fraction of the transients of S/N >= 5 that are found
+    false   detections that nothing explains
+    masked  percent of the pixels that were good and are masked in the difference
+    s, CPU  seconds of the task without detection: wall clock, and of all processors
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from common_evaluator import find_evaluator, make_shared_pair, score_oracle, score_result
+from peers import COLUMNS as PEER_COLUMNS
+from peers import PEERS
+
+if TYPE_CHECKING:
+    from lsst.images import VisitImage
+
+CASES = ("std", "rev", "eq", "shift", "exact")
+UNUSABLE = ("NO_DATA", "BAD", "SATURATED", "SAT_TEMPLATE", "COSMIC_RAY", "DETECTION_EDGE")
+ORACLE, OURS = "oracle", "this package"
+
+# name in the score, heading, format
+_TABLE = (
+    ("sigma", "sigma", "{:.3f}"),
+    ("claimed", "claimed", "{:.3f}"),
+    ("matched_filter", "mf", "{:.3f}"),
+    ("ac1", "ac1", "{:+.4f}"),
+    ("star", "star", "{:.2f}"),
+    ("bias", "bias", "{:+.2f}"),
+    ("scatter", "scat", "{:.2f}"),
+    ("completeness", "compl", "{:.3f}"),
+    ("false", "false", "{:.1f}"),
+    ("masked", "masked", "{:.2f}"),
+    ("seconds", "s", "{:.2f}"),
+    ("cpu", "CPU", "{:.2f}"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Scores of one difference."""
+
+    judge: str
+    case: str
+    seed: int
+    code: str
+    scores: dict[str, float]
+
+
+def main() -> int:
+    """Score, print, write; return the exit status."""
+    args = parse_arguments()
+    args.output.mkdir(parents=True, exist_ok=True)
+    # Piff and galsim warn of what does not concern a reader of figures.
+    warnings.filterwarnings("ignore")
+    rows = list(score_own_pairs(args))
+    if args.evaluator and find_evaluator() is not None:
+        rows += score_shared_pairs(args)
+    text = format_rows(rows, args.size)
+    print(f"\n{text}")
+    (args.output / "quality.txt").write_text(f"{' '.join(sys.argv)}\n\n{text}\n")
+    (args.output / "quality.json").write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+    print(f"\nWritten to {args.output}/quality.txt and quality.json.")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=1024, help="pixels on a side (1024)")
+    parser.add_argument("--seeds", default="1..3", help="as 1..3 or 1,5,7 (1..3)")
+    parser.add_argument("--cases", default=",".join(CASES), help=f"some of {','.join(CASES)} (all)")
+    parser.add_argument("--mode", help="convolveTemplate, convolveScience or auto (the task's default)")
+    parser.add_argument(
+        "--task", choices=("twinkles", "base"), default="twinkles", help="which task (twinkles)"
+    )
+    parser.add_argument("-c", "--config", nargs="+", default=[], metavar="NAME=VALUE", help="override fields")
+    parser.add_argument("--output", type=Path, default=Path("quality"), help="directory (quality)")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".cache/quality"), help="directory of shared pairs"
+    )
+    parser.add_argument("--no-evaluator", dest="evaluator", action="store_false", help="only our own pairs")
+    args = parser.parse_args()
+    args.cases = args.cases.split(",")
+    if unknown := set(args.cases) - set(CASES):
+        parser.error(f"--cases has {', '.join(sorted(unknown))}; known are {', '.join(CASES)}")
+    try:
+        first, _, last = args.seeds.partition("..")
+        args.seeds = (
+            list(range(int(first), int(last) + 1)) if last else [int(s) for s in args.seeds.split(",")]
+        )
+    except ValueError:
+        parser.error(f"--seeds must be like 1..3 or 1,5,7; got {args.seeds}")
+    return args
+
+
+def make_task(args: argparse.Namespace) -> Any:
+    """Return the task, configured to subtract and whiten only: the scores detect for themselves."""
+    from lsst.twinkles.diffim.tasks.image_difference import ImageDifferenceTask
+    from lsst.twinkles.diffim.tasks.twinkles_image_difference import TwinklesImageDifferenceTask
+
+    kind = TwinklesImageDifferenceTask if args.task == "twinkles" else ImageDifferenceTask
+    config = kind.ConfigClass()
+    config.doDetection = config.doMeasurement = False
+    if args.mode:
+        config.subtract.mode = args.mode
+    for item in args.config:
+        name, _, value = item.partition("=")
+        set_field(config, name, value)
+    config.validate()
+    return kind(config=config)
+
+
+def set_field(config: Any, name: str, value: str) -> None:
+    """Set a field by its dotted name; JSON values, or words."""
+    *path, last = name.split(".")
+    for part in path:
+        config = getattr(config, part)
+    try:
+        setattr(config, last, json.loads(value.lower() if value in ("True", "False") else value))
+    except json.JSONDecodeError:
+        setattr(config, last, value)
+
+
+def subtract(
+    args: argparse.Namespace, science: VisitImage, template: VisitImage
+) -> tuple[dict, Any, dict[str, float]]:
+    """Run the task; return arrays and PSF of the difference, and seconds."""
+    from lsst.twinkles.diffim.adapters.masks import bad_pixels
+    from lsst.twinkles.diffim.adapters.psfs import sample_psf
+
+    task = make_task(args)
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = task.run(science, template)
+    times = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    difference = result.subtractedExposure
+    arrays = {
+        "difference": difference.image.array,
+        "variance": difference.variance.array,
+        "masked": bad_pixels(difference.mask, UNUSABLE),
+    }
+    return arrays, sample_psf(difference.psf, difference.bbox), times
+
+
+def score_own_pairs(args: argparse.Namespace) -> Any:
+    """Score differences of our own simulated pairs, and the best possible ones."""
+    from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
+    from lsst.twinkles.diffim.simulation.oracle import proper_difference
+    from lsst.twinkles.diffim.simulation.pairs import simulate_pair
+    from lsst.twinkles.diffim.simulation.scoring import score_difference
+
+    warm = simulate_pair("std", seed=1, nx=300, ny=300)
+    subtract(args, warm.science, warm.template)  # compiles
+    for case in args.cases:
+        for seed in args.seeds:
+            say(f"own pair {case} {args.size} seed {seed}")
+            pair = simulate_pair(case, seed=seed, nx=args.size, ny=args.size)
+            best, stamp = proper_difference(pair)
+            variance = pair.science_visit.true_variance + pair.template_visit.true_variance / pair.scale**2
+            masked = np.logical_or.reduce(
+                [e.mask.get(plane) for e in (pair.science, pair.template) for plane in ("SATURATED", "BAD")]
+            )
+            oracle = score_difference(
+                pair, difference=best, variance=variance, masked=masked, psf=PsfGrid.constant(stamp)
+            )
+            yield Row("own", case, seed, ORACLE, dataclasses.asdict(oracle))
+            arrays, psf, times = subtract(args, pair.science, pair.template)
+            score = score_difference(pair, psf=psf, **arrays)
+            yield Row("own", case, seed, OURS, dataclasses.asdict(score) | times)
+
+
+def score_shared_pairs(args: argparse.Namespace) -> Any:
+    """Score differences with the common evaluator."""
+    from lsst.twinkles.diffim.adapters.read_exposure import read_exposure
+
+    for case in args.cases:
+        for seed in args.seeds:
+            say(f"common evaluator: {case} {args.size} seed {seed}")
+            pair = make_shared_pair(case, seed, args.size, args.cache)
+            yield Row("evaluator", case, seed, ORACLE, score_oracle(pair))
+            science, template = (
+                read_exposure(pair / f"{name}.fits", visit=visit, band="r", mask_planes={0: "BAD", 1: "SAT"})
+                for visit, name in ((2, "sci"), (1, "tmpl"))
+            )
+            arrays, psf, times = subtract(args, science, template)
+            yield Row("evaluator", case, seed, OURS, score_result(pair, pair / "ours", arrays, psf) | times)
+
+
+def say(text: str) -> None:
+    """Report progress on the terminal."""
+    print(f"\r\033[K{text} ...", end="", file=sys.stderr, flush=True)
+
+
+def format_rows(rows: list[Row], size: int) -> str:
+    """Write tables: means over seeds, ours below the best possible, then the peers."""
+    lines = []
+    for judge, title in (
+        ("own", "Our own pairs"),
+        ("evaluator", "Pairs and scores of the common evaluator (../shared/eval)"),
+    ):
+        mine = [row for row in rows if row.judge == judge]
+        if not mine:
+            continue
+        seeds = sorted({row.seed for row in mine})
+        lines += [
+            f"{title}: {size} x {size}, mean of seeds {', '.join(map(str, seeds))}",
+            f"{'':26s}" + "".join(f"{heading:>9s}" for _, heading, _ in _TABLE),
+        ]
+        for case in dict.fromkeys(row.case for row in mine):
+            for code in (ORACLE, OURS):
+                chosen = [row.scores for row in mine if (row.case, row.code) == (case, code)]
+                lines.append(_line(case, code, average(chosen)))
+            if judge == "evaluator" and size == 1024:
+                lines += [
+                    _line(case, code, dict(zip(PEER_COLUMNS, values, strict=True)))
+                    for code, values in PEERS.get(case, {}).items()
+                ]
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def average(scores: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure over the seeds."""
+    return {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
+
+
+def _line(case: str, code: str, scores: dict[str, Any]) -> str:
+    """Write one row."""
+    cells = []
+    for name, _, form in _TABLE:
+        value = scores.get(name)
+        known = value is not None and np.isfinite(value)
+        cells.append(f"{form.format(value) if known else '':>9s}")
+    return f"{case:6s}{code:20s}" + "".join(cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
