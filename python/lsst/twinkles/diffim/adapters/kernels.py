@@ -37,9 +37,7 @@ def kernel_from_solution(solution: KernelSolution, bbox: Box) -> ImageBasisConvo
     return ImageBasisConvolutionKernel(solution.basis.images(), fields)
 
 
-def evaluate_kernel(
-    kernel: ConvolutionKernel, bbox: Box, *, x: np.ndarray, y: np.ndarray
-) -> np.ndarray:
+def evaluate_kernel(kernel: ConvolutionKernel, bbox: Box, *, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return kernel images at array positions.
 
     Parameters
@@ -64,7 +62,9 @@ def evaluate_kernel(
     xs = np.clip(np.asarray(x, float) + bbox.x.start, area.x.start - 0.5, area.x.stop - 0.5)
     ys = np.clip(np.asarray(y, float) + bbox.y.start, area.y.start - 0.5, area.y.stop - 0.5)
     if isinstance(kernel, ImageBasisConvolutionKernel):
-        weights = np.stack([np.broadcast_to(field(x=xs, y=ys), xs.shape) for field in kernel.spatial], axis=-1)
+        weights = np.stack(
+            [np.broadcast_to(field(x=xs, y=ys), xs.shape) for field in kernel.spatial], axis=-1
+        )
         return np.tensordot(weights, kernel.basis, axes=1)
     return np.stack(
         [square_odd(kernel.compute_kernel_image(x=a, y=b).array) for a, b in zip(xs, ys, strict=True)]

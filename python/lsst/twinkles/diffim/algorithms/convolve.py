@@ -6,6 +6,7 @@ __all__ = ("TileGrid", "convolve_varying", "make_tile_grid")
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import scipy.fft
@@ -150,5 +151,5 @@ def _accumulate(total: np.ndarray | None, spectrum: np.ndarray, factor: np.ndarr
 def _pad(image: np.ndarray, halo: int, tall: int, wide: int) -> np.ndarray:
     ny, nx = image.shape
     pads = ((halo, tall - ny - halo), (halo, wide - nx - halo))
-    mode = "symmetric" if max(max(p) for p in pads) <= min(ny, nx) else "wrap"
+    mode: Literal["symmetric", "wrap"] = "symmetric" if max(max(p) for p in pads) <= min(ny, nx) else "wrap"
     return np.pad(np.ascontiguousarray(image, dtype=np.float32), pads, mode=mode)

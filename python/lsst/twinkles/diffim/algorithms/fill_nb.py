@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ("fill_rows", "spread_mask")
 
-import numpy as np
 from numba import njit, prange
 
 

@@ -40,7 +40,9 @@ class NoiseMap:
 
     def image(self, shape: tuple[int, int]) -> np.ndarray:
         """Return the variance of every pixel, float32."""
-        along_x = np.array([np.interp(np.arange(shape[1]), self.x, row) for row in self.values], dtype=np.float32)
+        along_x = np.array(
+            [np.interp(np.arange(shape[1]), self.x, row) for row in self.values], dtype=np.float32
+        )
         j, v = _bracket(self.y, np.arange(shape[0], dtype=float))
         j1 = np.minimum(j + 1, len(self.y) - 1)
         weight = v.astype(np.float32)[:, None]
@@ -144,7 +146,13 @@ def fit_sky(image: np.ndarray, bad: np.ndarray, *, size: int, order: int) -> np.
 
 
 def fit_cells(
-    values: np.ndarray, number: np.ndarray, x: np.ndarray, y: np.ndarray, *, shape: tuple[int, int], order: int
+    values: np.ndarray,
+    number: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    shape: tuple[int, int],
+    order: int,
 ) -> np.ndarray:
     """Fit a Chebyshev polynomial to cell values, leaving out cells that deviate by 3 sigma."""
     n_terms = (order + 1) * (order + 2) // 2
@@ -180,7 +188,9 @@ def sky_variance_map(variance: np.ndarray, bad: np.ndarray, *, size: int) -> Noi
     """
     median, _, _, x, y = cell_statistics(variance, bad, size=size, min_fraction=0.02)
     if not np.isfinite(median).any():
-        raise ValueError("The variance plane has no usable pixel; give an image that is not masked everywhere.")
+        raise ValueError(
+            "The variance plane has no usable pixel; give an image that is not masked everywhere."
+        )
     return NoiseMap(values=np.where(np.isfinite(median), median, np.nanmedian(median)), x=x, y=y)
 
 
@@ -211,7 +221,9 @@ def pixel_noise_ratio(image: np.ndarray, sky: NoiseMap, bad: np.ndarray, *, samp
     return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
 
 
-def measure_photon_variance(image: np.ndarray, variance: np.ndarray, sky: np.ndarray, bad: np.ndarray) -> float:
+def measure_photon_variance(
+    image: np.ndarray, variance: np.ndarray, sky: np.ndarray, bad: np.ndarray
+) -> float:
     """Return the variance that a count of signal adds, from image and variance plane.
 
     Parameters

@@ -31,7 +31,11 @@ class PsfGrid:
     y: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.stamps.ndim != 4 or self.stamps.shape[2] != self.stamps.shape[3] or self.stamps.shape[2] % 2 == 0:
+        if (
+            self.stamps.ndim != 4
+            or self.stamps.shape[2] != self.stamps.shape[3]
+            or self.stamps.shape[2] % 2 == 0
+        ):
             raise ValueError(
                 f"PsfGrid stamps must have shape (Gy, Gx, S, S) with odd S, got {self.stamps.shape}; "
                 "pad even stamps by one row and column first."

@@ -9,7 +9,7 @@ from numpy.polynomial import chebyshev
 
 
 def chebyshev_orders(order: int) -> np.ndarray:
-    """Return the (y, x) degrees of the terms of total degree up to ``order``, ``((order+1)(order+2)/2, 2)``."""
+    """Return the (y, x) degrees of the terms of total degree up to ``order``, ``(n_terms, 2)``."""
     return np.array([(total - p, p) for total in range(order + 1) for p in range(total, -1, -1)])
 
 

@@ -25,6 +25,8 @@ def get_num_threads() -> int:
         text = os.environ.get(name, "").strip()
         if text:
             if not text.isdigit() or int(text) < 1:
-                raise ValueError(f"{name} must be a positive integer, got {text!r}; unset it to use all processors.")
+                raise ValueError(
+                    f"{name} must be a positive integer, got {text!r}; unset it to use all processors."
+                )
             return int(text)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

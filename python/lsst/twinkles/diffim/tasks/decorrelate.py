@@ -15,6 +15,7 @@ from lsst.utils.timer import timeMethod
 
 from ..adapters.kernels import evaluate_kernel
 from ..adapters.masks import bad_pixels
+from ..adapters.metadata import copy_metadata
 from ..adapters.psfs import psf_from_grid, sample_psf
 from ..algorithms.decorrelate.whiten import Whitener, propagate_variance, source_variance, whiten
 from ..algorithms.noise import NoiseMap, sky_variance_map
@@ -33,7 +34,8 @@ class DecorrelateConfig(Config):
     """Configuration of `DecorrelateTask`."""
 
     ignoreMaskPlanes = ListField[str](
-        doc="Planes whose pixels are not used for the noise.", default=["NO_DATA", "BAD", "SAT", "EDGE", "INTRP"]
+        doc="Planes whose pixels are not used for the noise.",
+        default=["NO_DATA", "BAD", "SAT", "EDGE", "INTRP"],
     )
     holeMaskPlanes = ListField[str](
         doc="Planes whose pixels are taken as 0 in the convolution and keep their value.", default=["NO_DATA"]
@@ -44,7 +46,9 @@ class DecorrelateConfig(Config):
         min=0.0,
         max=0.01,
     )
-    psfSize = RangeField[int](doc="Least side in pixels of the PSF stamps of the result; odd.", default=41, min=11)
+    psfSize = RangeField[int](
+        doc="Least side in pixels of the PSF stamps of the result; odd.", default=41, min=11
+    )
     psfNodes = RangeField[int](doc="Grid points of the PSF along each axis.", default=5, min=1)
 
 
@@ -131,7 +135,9 @@ class DecorrelateTask(Task):
         result.image.array[...] = corrected
         result.variance.array[...] = variance
         result = _with_psf(result, self._whiten_psf(subtractedExposure, whitener))
-        centre = whitener.stamps(x=np.array([image.shape[1] / 2]), y=np.array([image.shape[0] / 2]), size=41)[0]
+        centre = whitener.stamps(x=np.array([image.shape[1] / 2]), y=np.array([image.shape[0] / 2]), size=41)[
+            0
+        ]
         self.log.info("Whitened the noise; the filter's centre is %.3f.", centre[20, 20])
         return Struct(correctedExposure=result, correctionKernel=centre)
 
@@ -200,5 +206,5 @@ def _with_psf(difference: DifferenceImage, psf: Any) -> DifferenceImage:
         band=difference.band,
         kernel=difference.kernel,
         templates=difference.templates,
-        metadata=dict(difference.metadata),
+        metadata=copy_metadata(difference),
     )

@@ -1,23 +1,178 @@
-"""Placeholder until the stage lands."""
+"""Find what changed: significant peaks of a difference image, of both signs."""
 
 from __future__ import annotations
 
-from typing import Any
+__all__ = ("DetectionConfig", "DetectionTask")
 
-from lsst.pex.config import Config
+from typing import TYPE_CHECKING
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Table
+
+from lsst.pex.config import Config, Field, ListField, RangeField
 from lsst.pipe.base import Struct, Task
+from lsst.utils.timer import timeMethod
+
+from ..adapters.masks import bad_pixels
+from ..adapters.psfs import sample_psf
+from ..algorithms.detect.footprints import Footprints, make_footprints
+from ..algorithms.detect.peaks import Peaks, find_peaks, suppress_rings
+from ..algorithms.detect.score import significance_image
+from ..algorithms.threads import get_num_threads
+
+if TYPE_CHECKING:
+    from lsst.images import DifferenceImage
+
+_TILE = 360
 
 
 class DetectionConfig(Config):
-    """Placeholder."""
+    """Configuration of `DetectionTask`."""
+
+    thresholdValue = RangeField[float](
+        doc="Least significance of a detection, in standard deviations.", default=5.0, min=1.0
+    )
+    badMaskPlanes = ListField[str](
+        doc="A detection whose peak lies on such a pixel is rejected.",
+        default=["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE", "EDGE"],
+    )
+    excludeMaskPlanes = ListField[str](
+        doc="Pixels that get no weight in the significance image.",
+        default=["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"],
+    )
+    minPsfCoverage = RangeField[float](
+        doc="Least share of the PSF's weight that must fall on good pixels.", default=0.5, min=0.0, max=1.0
+    )
+    peakRadius = RangeField[int](
+        doc="Half side in pixels of the square in which a peak has to be the highest.", default=2, min=1
+    )
+    sidelobeError = RangeField[float](
+        doc="Peaks are dropped that the rings of brighter ones explain to within this fraction.",
+        default=0.1,
+        min=0.0,
+        max=1.0,
+    )
+    growFootprint = RangeField[int](doc="Pixels by which footprints grow.", default=2, min=0)
+    doMerge = Field[bool](
+        doc="Merge positive and negative footprints that touch after growing?", default=True
+    )
 
 
 class DetectionTask(Task):
-    """Placeholder."""
+    """Detect sources of both signs on the PSF-matched significance image."""
 
     ConfigClass = DetectionConfig
     _DefaultName = "detection"
+    config: DetectionConfig
 
-    def run(self, *args: Any, **kwargs: Any) -> Struct:
-        """Refuse."""
-        raise NotImplementedError
+    @timeMethod
+    def run(self, difference: DifferenceImage) -> Struct:
+        """Detect.
+
+        Parameters
+        ----------
+        difference : `lsst.images.DifferenceImage`
+            Difference with white noise, its PSF and variance; not modified.
+
+        Returns
+        -------
+        result : `lsst.pipe.base.Struct`
+            - ``sources`` (`astropy.table.Table`): one row for each peak, the most significant first: ``x``,
+              ``y`` (pixel frame of ``difference``), ``significance`` (signed), ``isNegative``,
+              ``footprint`` (number of the region it lies in), ``nPeaks``, ``isMerged`` (the region has
+              peaks of both signs), ``footprintArea``, ``bboxSize``.
+            - ``positive``, ``negative`` (`numpy.ndarray`, ``(Ny, Nx)``, bool): grown footprints.
+            - ``score`` (`lsst.images.Image`): significance of a point source at each pixel, 0 where there
+              is too little data.
+        """
+        from lsst.images import Image
+
+        config = self.config
+        psf = sample_psf(difference.psf, difference.bbox, grid=4)
+        variance = difference.variance.array
+        bad = bad_pixels(difference.mask, config.excludeMaskPlanes)
+        with np.errstate(invalid="ignore"):
+            bad |= ~(variance > 0) | ~np.isfinite(variance) | ~np.isfinite(difference.image.array)
+        score = significance_image(
+            difference.image.array,
+            variance,
+            bad,
+            psf,
+            min_coverage=config.minPsfCoverage,
+            side=_TILE,
+            workers=get_num_threads(),
+        )
+        peaks = find_peaks(score, threshold=config.thresholdValue, radius=config.peakRadius)
+        kept = suppress_rings(
+            peaks, psf.mean(), threshold=config.thresholdValue, model_error=config.sidelobeError
+        )
+        rejected = bad_pixels(difference.mask, config.badMaskPlanes)[kept.y, kept.x]
+        good = kept.take(np.flatnonzero(~rejected))
+        footprints = make_footprints(
+            score, threshold=config.thresholdValue, grow=config.growFootprint, merge=config.doMerge
+        )
+        self._record(len(peaks), len(kept), int(rejected.sum()), footprints)
+        self.log.info(
+            "%d positive and %d negative detections above %.1f sigma; %d on bad pixels rejected.",
+            np.count_nonzero(good.significance > 0),
+            np.count_nonzero(good.significance < 0),
+            config.thresholdValue,
+            rejected.sum(),
+        )
+        return Struct(
+            sources=_make_table(good, footprints, score, difference),
+            positive=footprints.positive,
+            negative=footprints.negative,
+            score=Image(score, bbox=difference.bbox),
+        )
+
+    def _record(self, n_peaks: int, n_kept: int, n_rejected: int, footprints: Footprints) -> None:
+        self.metadata["nPeaks"] = n_peaks
+        self.metadata["nSidelobePeaks"] = n_peaks - n_kept
+        self.metadata["nRejectedBadMaskPlanes"] = n_rejected
+        self.metadata["nPixelsDetectedPositive"] = int(np.count_nonzero(footprints.positive))
+        self.metadata["nPixelsDetectedNegative"] = int(np.count_nonzero(footprints.negative))
+        self.metadata["nMergedDiaSources"] = int(np.count_nonzero(footprints.areas[1:]))
+
+
+def _make_table(
+    peaks: Peaks, footprints: Footprints, score: np.ndarray, difference: DifferenceImage
+) -> Table:
+    """Return the peaks, with positions to a fraction of a pixel, and their footprints."""
+    negative = peaks.significance < 0
+    number = footprints.number_at(x=peaks.x, y=peaks.y, negative=negative)
+    n_regions = len(footprints.areas)
+    n_peaks = np.bincount(number, minlength=n_regions)
+    n_negative = np.bincount(number, weights=negative, minlength=n_regions)
+    merged = (n_negative > 0) & (n_negative < n_peaks)
+    dx, dy = _parabola(score, peaks)
+    table = Table(
+        {
+            "x": peaks.x + dx + difference.bbox.x.start,
+            "y": peaks.y + dy + difference.bbox.y.start,
+            "significance": peaks.significance,
+            "isNegative": negative,
+            "footprint": number,
+            "nPeaks": n_peaks[number],
+            "isMerged": merged[number],
+            "footprintArea": footprints.areas[number],
+            "bboxSize": footprints.extents[number],
+        }
+    )
+    table["x"].unit = table["y"].unit = u.pix
+    return table
+
+
+def _parabola(score: np.ndarray, peaks: Peaks) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets of the vertex of parabolas through each peak and its neighbours, at most half a pixel."""
+    ny, nx = score.shape
+    offsets = []
+    for step_y, step_x in ((0, 1), (1, 0)):
+        low = score[np.maximum(peaks.y - step_y, 0), np.maximum(peaks.x - step_x, 0)].astype(float)
+        high = score[np.minimum(peaks.y + step_y, ny - 1), np.minimum(peaks.x + step_x, nx - 1)].astype(float)
+        curvature = low - 2.0 * score[peaks.y, peaks.x] + high
+        with np.errstate(divide="ignore", invalid="ignore"):
+            offset = 0.5 * (low - high) / curvature
+        offsets.append(np.clip(np.where(np.isfinite(offset), offset, 0.0), -0.5, 0.5))
+    return offsets[0], offsets[1]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..adapters.masks import difference_mask_schema, resolve_plane_name
+from ..adapters.metadata import copy_metadata
 from ..algorithms.subtract.matched import spread_bad
 
 if TYPE_CHECKING:
@@ -99,14 +100,25 @@ def make_difference_image(
         band=science.band,
         kernel=kernel,
         templates=[],
-        metadata=dict(science.metadata) | dict(metadata or {}),
+        metadata=copy_metadata(science) | dict(metadata or {}),
     )
 
 
 def make_matched_image(
-    science: VisitImage, template: VisitImage, *, image: np.ndarray, variance: np.ndarray, mask: Mask, psf: Any
+    science: VisitImage,
+    template: VisitImage,
+    *,
+    image: np.ndarray,
+    variance: np.ndarray,
+    mask: Mask,
+    psf: Any,
+    convolved: bool,
 ) -> VisitImage:
-    """Return the template as it was subtracted, on the flux scale of the science image."""
+    """Return the template as it was subtracted, on the flux scale of the science image.
+
+    Whether it was convolved, so that its noise is correlated, is kept in the
+    metadata as ``psfMatched``.
+    """
     from lsst.images import Image, VisitImage
 
     return VisitImage(
@@ -122,7 +134,5 @@ def make_matched_image(
         psf=psf,
         detector=science.detector,
         band=template.band,
-        metadata=dict(template.metadata),
+        metadata=copy_metadata(template) | {"psfMatched": convolved},
     )
-
-

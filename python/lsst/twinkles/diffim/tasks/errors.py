@@ -48,7 +48,7 @@ class ImageDifferenceError(AlgorithmError):
 def _rebuild(
     error_type: type[ImageDifferenceError], message: str, numbers: dict[str, Any]
 ) -> ImageDifferenceError:
-    error = error_type.__new__(error_type)
+    error: ImageDifferenceError = error_type.__new__(error_type)  # type: ignore[assignment]
     ImageDifferenceError.__init__(error, message, **numbers)
     return error
 

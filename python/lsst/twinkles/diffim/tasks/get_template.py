@@ -12,6 +12,7 @@ import numpy as np
 from lsst.pex.config import Config, ConfigurableField, Field, RangeField
 from lsst.pipe.base import NoWorkFound, Struct, Task
 
+from ..adapters.metadata import copy_metadata
 from .errors import UnsuitableTemplateError, UnusableExposureError
 from .warp import WarpTask, template_pixel_map
 
@@ -205,7 +206,7 @@ def _place(template: VisitImage, exposure: VisitImage, offset: tuple[int, int]) 
         psf=_shift_psf(template, box, offset),
         detector=exposure.detector,
         band=template.band,
-        metadata=dict(template.metadata),
+        metadata=copy_metadata(template),
     )
 
 

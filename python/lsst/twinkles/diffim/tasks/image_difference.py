@@ -359,6 +359,8 @@ class ImageDifferenceTask(Task):
         if not self.config.doDetection:
             return None, None
         detected = self.detection.run(difference)
+        difference.mask.set("DETECTED", detected.positive)
+        difference.mask.set("DETECTED_NEGATIVE", detected.negative)
         if not self.config.doMeasurement:
             return detected.score, detected.sources
         first = idFactory() if callable(idFactory) else idFactory

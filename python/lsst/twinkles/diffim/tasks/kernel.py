@@ -38,7 +38,9 @@ class AlardLuptonKernelConfig(Config):
         doc="The same where the image to be convolved is the wider one, pixels.", default=0.4, min=0.25
     )
     scaleByFwhm = Field[bool](doc="Take widths and kernel size from the PSFs?", default=True)
-    kernelSize = RangeField[int](doc="Side of the kernel in pixels if not scaleByFwhm; odd.", default=21, min=3)
+    kernelSize = RangeField[int](
+        doc="Side of the kernel in pixels if not scaleByFwhm; odd.", default=21, min=3
+    )
     kernelSizeFwhmScaling = RangeField[float](
         doc="Side of the kernel over the sigma of the widest Gaussian.", default=6.0, min=1.0
     )
@@ -46,7 +48,9 @@ class AlardLuptonKernelConfig(Config):
     kernelSizeMax = RangeField[int](doc="Largest side of the kernel in pixels; odd.", default=35, min=3)
 
     # Stamps
-    sizeCellX = RangeField[int](doc="Width in pixels of the cells that share out the stamps.", default=128, min=32)
+    sizeCellX = RangeField[int](
+        doc="Width in pixels of the cells that share out the stamps.", default=128, min=32
+    )
     sizeCellY = RangeField[int](doc="Their height.", default=128, min=32)
     nStarPerCell = RangeField[int](doc="Stamps in each cell, at most; -1 for all.", default=5, min=-1)
     badMaskPlanes = ListField[str](
@@ -60,7 +64,9 @@ class AlardLuptonKernelConfig(Config):
     )
 
     # Spatial variation and fit
-    spatialKernelOrder = RangeField[int](doc="Order of the kernel's spatial variation.", default=1, min=0, max=6)
+    spatialKernelOrder = RangeField[int](
+        doc="Order of the kernel's spatial variation.", default=1, min=0, max=6
+    )
     doChooseSpatialOrder = Field[bool](
         doc="Choose the order from 0 to spatialKernelOrderMax by cross-validation over the stamps? "
         "spatialKernelOrder is then not used.",
@@ -101,7 +107,9 @@ class AlardLuptonKernelConfig(Config):
         super().validate()
         for name in ("alardDegGauss", "alardSigGauss"):
             if len(getattr(self, name)) != self.alardNGauss:
-                self._refuse(name, f"has {len(getattr(self, name))} values for alardNGauss={self.alardNGauss}")
+                self._refuse(
+                    name, f"has {len(getattr(self, name))} values for alardNGauss={self.alardNGauss}"
+                )
         for name in ("kernelSize", "kernelSizeMin", "kernelSizeMax"):
             if getattr(self, name) % 2 == 0:
                 self._refuse(name, f"must be odd, got {getattr(self, name)}")
@@ -146,7 +154,11 @@ def make_basis(
 
 def make_settings(config: AlardLuptonKernelConfig, *, fwhm: float, min_sources: int) -> MatchSettings:
     """Return the tunables of the fit for PSFs of which the wider has a FWHM of ``fwhm`` pixels."""
-    orders = range(config.spatialKernelOrderMax + 1) if config.doChooseSpatialOrder else [config.spatialKernelOrder]
+    orders = (
+        range(config.spatialKernelOrderMax + 1)
+        if config.doChooseSpatialOrder
+        else [config.spatialKernelOrder]
+    )
     return MatchSettings(
         kernel_orders=tuple(orders),
         background_order=config.spatialBgOrder,

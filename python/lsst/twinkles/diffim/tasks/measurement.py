@@ -1,23 +1,184 @@
-"""Placeholder until the stage lands."""
+"""Measure the detections on a difference image."""
 
 from __future__ import annotations
 
-from typing import Any
+__all__ = ("MeasurementConfig", "MeasurementTask")
 
-from lsst.pex.config import Config
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.table import Table
+
+from lsst.pex.config import Config, Field, ListField, RangeField
 from lsst.pipe.base import Struct, Task
+from lsst.utils.timer import timeMethod
+
+from ..adapters.kernels import evaluate_kernel
+from ..adapters.masks import bad_pixels
+from ..adapters.psfs import psf_fwhm, sample_psf
+from ..algorithms.fourier import transform_stamps
+from ..algorithms.measure.psf_fit import ForcedFluxes, PsfFits, fit_point_sources, measure_forced_fluxes
+from ..algorithms.noise import fit_sky
+from ..algorithms.psf_grid import PsfGrid
+from ..algorithms.spatial import chebyshev_image
+from .dia_source_table import make_dia_source_table
+
+if TYPE_CHECKING:
+    from lsst.images import DifferenceImage, VisitImage
 
 
 class MeasurementConfig(Config):
-    """Placeholder."""
+    """Configuration of `MeasurementTask`."""
+
+    badMaskPlanes = ListField[str](
+        doc="Pixels that get no weight.", default=["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"]
+    )
+    fitRadiusFwhm = RangeField[float](
+        doc="Half side of the fitted squares over the FWHM of the PSF.", default=2.5, min=1.0
+    )
+    maxCentroidShiftFwhm = RangeField[float](
+        doc="Farthest a centroid may lie from its peak, in FWHM; beyond it the peak's position stays.",
+        default=1.0,
+        min=0.1,
+    )
+    nIterations = RangeField[int](doc="Gauss-Newton steps of a centroid in each round.", default=4, min=1)
+    nRounds = RangeField[int](
+        doc="How often the neighbours of each source are subtracted and the fits repeated.", default=2, min=1
+    )
+    doForcedMeasurement = Field[bool](
+        doc="Measure PSF fluxes on the science image and the matched template, too?", default=True
+    )
+    skyCell = RangeField[int](
+        doc="Side in pixels of the cells whose medians give the sky of these two.", default=128, min=16
+    )
+    skyOrder = RangeField[int](doc="Order of the polynomial through them.", default=2, min=0)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """An image ready for measurement."""
+
+    image: np.ndarray
+    weight: np.ndarray
+    psf: PsfGrid
 
 
 class MeasurementTask(Task):
-    """Placeholder."""
+    """Centroids, PSF fluxes and flags of DIA sources."""
 
     ConfigClass = MeasurementConfig
     _DefaultName = "measurement"
+    config: MeasurementConfig
 
-    def run(self, *args: Any, **kwargs: Any) -> Struct:
-        """Refuse."""
-        raise NotImplementedError
+    @timeMethod
+    def run(
+        self,
+        difference: DifferenceImage,
+        science: VisitImage,
+        matchedTemplate: VisitImage,
+        sources: Table,
+        idBase: int = 1,
+    ) -> Struct:
+        """Measure.
+
+        Parameters
+        ----------
+        difference : `lsst.images.DifferenceImage`
+            Difference with white noise, its PSF and variance.
+        science, matchedTemplate : `lsst.images.VisitImage`
+            What was subtracted from what, on the same pixels and flux scale.
+        sources : `astropy.table.Table`
+            Detections (see `DetectionTask`).
+        idBase : `int`, optional
+            First ``diaSourceId``.
+
+        Returns
+        -------
+        result : `lsst.pipe.base.Struct`
+            ``diaSources`` (`astropy.table.Table`): columns of the Science Data Model as far as
+            they are measured; see `~lsst.twinkles.diffim.tasks.dia_source_table`.
+        """
+        pixels = self._weigh(difference)
+        fwhm = psf_fwhm(pixels.psf)
+        half = int(np.ceil(self.config.fitRadiusFwhm * fwhm))
+        box = difference.bbox
+        fits = fit_point_sources(
+            pixels.image,
+            pixels.weight,
+            pixels.psf,
+            x=np.asarray(sources["x"], float) - box.x.start,
+            y=np.asarray(sources["y"], float) - box.y.start,
+            half=half,
+            max_shift=self.config.maxCentroidShiftFwhm * fwhm,
+            iterations=self.config.nIterations,
+            rounds=self.config.nRounds,
+        )
+        forced = self._measure_forced(difference, science, matchedTemplate, fits, half)
+        table = make_dia_source_table(
+            difference, sources, fits, forced, id_base=idBase, half=half, core=max(1, round(fwhm / 3))
+        )
+        self.metadata["nCentroidFailures"] = int(fits.failed.sum())
+        self.log.info("Measured %d sources, %d without a centroid.", len(table), fits.failed.sum())
+        return Struct(diaSources=table)
+
+    def _weigh(self, exposure: VisitImage) -> _Pixels:
+        """Return pixels with inverse variances, 0 where they are bad."""
+        image, variance = exposure.image.array, exposure.variance.array
+        bad = bad_pixels(exposure.mask, self.config.badMaskPlanes)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            bad |= ~(variance > 0) | ~np.isfinite(variance) | ~np.isfinite(image)
+            weight = np.where(bad, np.float32(0.0), np.float32(1.0) / variance)
+        return _Pixels(
+            np.where(bad, np.float32(0.0), image), weight, sample_psf(exposure.psf, exposure.bbox, grid=4)
+        )
+
+    def _measure_forced(
+        self,
+        difference: DifferenceImage,
+        science: VisitImage,
+        matched: VisitImage,
+        fits: PsfFits,
+        half: int,
+    ) -> dict[str, ForcedFluxes]:
+        """Measure PSF fluxes on the two images that were subtracted, free of their skies."""
+        if not self.config.doForcedMeasurement:
+            return {}
+        result = {}
+        for name, exposure in (("science", science), ("template", matched)):
+            pixels = self._weigh(exposure)
+            bad = pixels.weight == 0.0
+            sky = fit_sky(pixels.image, bad, size=self.config.skyCell, order=self.config.skyOrder)
+            flat = pixels.image - chebyshev_image(sky, shape=bad.shape, order=self.config.skyOrder)
+            result[name] = measure_forced_fluxes(
+                flat, pixels.weight, pixels.psf, x=fits.x, y=fits.y, half=half
+            )
+        kernel = difference.kernel
+        if kernel is not None and matched.metadata.get("psfMatched", True):
+            factor = _correlation_factor(kernel, difference, sample_psf(matched.psf, matched.bbox, grid=1))
+            old = result["template"]
+            result["template"] = ForcedFluxes(old.flux, old.error * factor, old.n_pixels)
+        return result
+
+
+def _correlation_factor(kernel: Any, difference: DifferenceImage, psf: PsfGrid) -> float:
+    """Return by how much the correlation of a convolved image's noise raises the error of a PSF flux.
+
+    With the power spectra ``p`` of the PSF and ``k`` of the kernel the variance of ``sum(P I)`` is the pixel
+    variance times ``mean(p k) / mean(k)`` instead of ``mean(p)``.
+    """
+    box = difference.bbox
+    image = evaluate_kernel(kernel, box, x=np.array([box.x.size / 2]), y=np.array([box.y.size / 2]))
+    side = 2 * max(image.shape[-1], psf.size)
+    p = np.abs(transform_stamps(psf.mean()[None], side)) ** 2
+    k = np.abs(transform_stamps(image, side)) ** 2
+    # Columns of the half plane stand for two, except the first and the last.
+    weight = np.full(p.shape[-1], 2.0)
+    weight[0] = 1.0
+    if side % 2 == 0:
+        weight[-1] = 1.0
+
+    def total(power: np.ndarray) -> float:
+        return float((power * weight).sum())
+
+    return float(np.sqrt(total(p * k) * total(np.ones_like(p)) / (total(p) * total(k))))

@@ -72,7 +72,7 @@ class AlardLuptonSubtractConfig(Config):
         doc="Template planes that are copied under another name.", default={"SAT": "SAT_TEMPLATE"}
     )
     kernelMaskFraction = RangeField[float](
-        doc="A bad pixel of the convolved image spoils the pixels to which this share of the kernel carries it.",
+        doc="A bad pixel of the convolved image spoils those to which this share of the kernel carries it.",
         default=0.9,
         min=0.0,
         max=1.0,
@@ -83,7 +83,9 @@ class AlardLuptonSubtractConfig(Config):
         min=1.0,
     )
     minKernelSources = RangeField[int](doc="Fewest stars that make a kernel.", default=3, min=1)
-    maxKernelSources = RangeField[int](doc="Most stars, the brightest; -1 for no limit.", default=1000, min=-1)
+    maxKernelSources = RangeField[int](
+        doc="Most stars, the brightest; -1 for no limit.", default=1000, min=-1
+    )
     backgroundCell = RangeField[int](
         doc="Side in pixels of the cells whose medians make the background.", default=64, min=16
     )
@@ -135,7 +137,7 @@ class AlardLuptonSubtractTask(Task):
         result : `lsst.pipe.base.Struct`
             - ``difference`` (`lsst.images.DifferenceImage`): on the flux scale of ``science``. Pixels
               without data in one of the two are 0 and masked ``NO_DATA``.
-            - ``matchedTemplate`` (`lsst.images.VisitImage`): what was subtracted, with the sky of ``science``.
+            - ``matchedTemplate`` (`lsst.images.VisitImage`): what was subtracted, plus the sky.
             - ``backgroundModel`` (`lsst.images.fields.ChebyshevField`): sky that the difference is free of.
             - ``psfMatchingKernel`` (`lsst.images.convolution_kernels.ImageBasisConvolutionKernel`).
             - ``kernelSources`` (`astropy.table.Table`): stars that were tried, and their fit.
@@ -148,7 +150,10 @@ class AlardLuptonSubtractTask(Task):
         UnusableExposureError
             An image has no usable pixel.
         """
-        prepared = {"science": self._prepare(science, "science"), "template": self._prepare(template, "template")}
+        prepared = {
+            "science": self._prepare(science, "science"),
+            "template": self._prepare(template, "template"),
+        }
         fwhm = {name: psf_fwhm(p.data.psf) for name, p in prepared.items()}
         roles = self._choose_roles(prepared, fwhm)
         candidates = self._find_candidates(science, template, prepared, sources, max(fwhm.values()))
@@ -249,16 +254,14 @@ class AlardLuptonSubtractTask(Task):
                 len(chosen),
                 config.minKernelSources,
                 f"{len(found)} were found on the science image above detectionThreshold="
-                f"{config.detectionThreshold:g}; the others lie on pixels masked in one of the images or near "
-                "the rim. Lower it, or look at the masks and at the overlap of the images.",
+                f"{config.detectionThreshold:g}; the others lie on masked pixels or near the rim. "
+                " Lower it, or look at the masks and at the overlap of the images.",
             )
         return chosen
 
     def _match(self, roles: _Roles, candidates: KernelCandidates, fwhm: dict[str, float]) -> MatchResult:
         """Determine the kernel."""
-        convolved, target = (
-            ("template", "science") if roles.template_convolved else ("science", "template")
-        )
+        convolved, target = ("template", "science") if roles.template_convolved else ("science", "template")
         config = self.config.kernel.active
         basis, mode = make_basis(config, fwhm_convolved=fwhm[convolved], fwhm_target=fwhm[target])
         self.metadata["ALBasisNGauss"] = len(basis.sigmas)
@@ -288,7 +291,7 @@ class AlardLuptonSubtractTask(Task):
     def _subtract(
         self, roles: _Roles, solution: KernelSolution, prepared: dict[str, PreparedImage]
     ) -> tuple[np.ndarray, np.ndarray, KernelSolution]:
-        """Return difference and subtracted image, both free of sky, and the solution with its final background."""
+        """Return difference and subtracted image, free of sky, and the final solution."""
         matched = convolve_kernel(
             roles.convolved.data.image,
             lambda x, y: solution.evaluate(x=x, y=y),
@@ -351,7 +354,13 @@ class AlardLuptonSubtractTask(Task):
         return Struct(
             difference=exposure,
             matchedTemplate=make_matched_image(
-                science, template, image=matched + sky, variance=subtracted, mask=mask.copy(), psf=psf
+                science,
+                template,
+                image=matched + sky,
+                variance=subtracted,
+                mask=mask.copy(),
+                psf=psf,
+                convolved=roles.template_convolved,
             ),
             backgroundModel=ChebyshevField(
                 science.bbox, chebyshev_coefficients(sky_terms, order), unit=science.unit

@@ -68,7 +68,7 @@ def limiting_magnitude(
 
 
 def _flux_error(psf: PsfGrid, variance: float) -> float:
-    """Standard error of an optimal PSF flux on blank sky."""
+    """Return the standard error of an optimal PSF flux on blank sky."""
     return float(np.sqrt(variance / (psf.mean() ** 2).sum()))
 
 
@@ -91,8 +91,8 @@ def footprint_ratios(
     Returns
     -------
     ratios : `dict` [`str`, `float`]
-        ``differenceFootprintRatioMean`` and ``Stdev``: over the stars, mean ``|difference|`` in excess of that
-        of blank sky over mean ``|science|``; ``differenceFootprintSkyRatioMean`` and ``Stdev``: mean
+        ``differenceFootprintRatioMean`` and ``Stdev``: over the stars, mean ``|difference|`` in excess of
+        that of blank sky over mean ``|science|``; ``differenceFootprintSkyRatioMean`` and ``Stdev``: mean
         ``|difference|`` over mean ``|science|`` in squares between the stars.
     """
     rng = np.random.default_rng(0)

@@ -11,6 +11,7 @@ import numpy as np
 from lsst.pex.config import ChoiceField, Config, RangeField
 from lsst.pipe.base import Struct, Task
 
+from ..adapters.metadata import copy_metadata
 from ..adapters.psfs import psf_from_grid, sample_psf
 from ..algorithms.warp.pixel_map import PixelMap, map_nodes
 from ..algorithms.warp.resample import resample_image, resample_psf
@@ -111,7 +112,7 @@ class WarpTask(Task):
             psf=_warp_psf(template, pixel_map, box),
             detector=science.detector,
             band=template.band,
-            metadata=dict(template.metadata),
+            metadata=copy_metadata(template),
         )
         return Struct(warped=warped)
 

@@ -42,8 +42,8 @@ class Whitener:
 
         Notes
         -----
-        ``sqrt((v_x + v_c f**2) / (v_x + v_c |K|**2))``, ``f`` the kernel sum: equation 4 of DMTN-021, evaluated
-        with the kernel and the noise of each position.  Real and 1 at zero frequency, so that
+        ``sqrt((v_x + v_c f**2) / (v_x + v_c |K|**2))``, ``f`` the kernel sum: equation 4 of DMTN-021,
+        evaluated with the kernel and the noise of each position.  Real and 1 at zero frequency, so that
         positions and fluxes stay.
         """
         transforms = transform_stamps(self.kernel(x, y).astype(np.float32), side)
@@ -69,7 +69,9 @@ class Whitener:
         ring = np.bincount(np.maximum(np.abs(rows), np.abs(cols)).ravel(), weights=stamp.ravel())
         return int(np.searchsorted(np.cumsum(ring) / ring.sum(), 1.0 - tolerance)) + 1
 
-    def apply_to_psf(self, psf: PsfGrid, *, x: np.ndarray, y: np.ndarray, size: int, side: int = 128) -> PsfGrid:
+    def apply_to_psf(
+        self, psf: PsfGrid, *, x: np.ndarray, y: np.ndarray, size: int, side: int = 128
+    ) -> PsfGrid:
         """Return the PSF of the whitened difference on a grid of positions.
 
         Parameters
@@ -89,7 +91,9 @@ class Whitener:
         return PsfGrid(stamps=stamps.reshape(len(y), len(x), size, size), x=np.asarray(x), y=np.asarray(y))
 
 
-def whiten(difference: np.ndarray, whitener: Whitener, *, workers: int, side: int, tolerance: float) -> np.ndarray:
+def whiten(
+    difference: np.ndarray, whitener: Whitener, *, workers: int, side: int, tolerance: float
+) -> np.ndarray:
     """Convolve a difference image with its whitening filter.
 
     Parameters
@@ -121,7 +125,9 @@ def _grid_for(shape: tuple[int, int], whitener: Whitener, side: int, tolerance: 
     return make_tile_grid(shape, halo=int(np.clip(extent, 8, 64)), side=side)
 
 
-def source_variance(variance: np.ndarray, sky: NoiseMap, bad: np.ndarray, *, threshold: float = 3.0) -> np.ndarray:
+def source_variance(
+    variance: np.ndarray, sky: NoiseMap, bad: np.ndarray, *, threshold: float = 3.0
+) -> np.ndarray:
     """Return what the sources add to a variance plane, free of the pixels' own noise.
 
     A variance plane made of observed counts follows the noise of its pixels; it is
@@ -189,5 +195,7 @@ def propagate_variance(
         return [transform_stamps((stamp**2).astype(np.float32), grid.side) for stamp in (own, stamps)]
 
     # A variance needs the filters to a few percent only: constant within a tile.
-    excess = convolve_varying([target_excess, convolved_excess], squared, grid, workers=workers, tolerance=0.3)
+    excess = convolve_varying(
+        [target_excess, convolved_excess], squared, grid, workers=workers, tolerance=0.3
+    )
     return sky.astype(np.float32) + np.maximum(excess, 0.0)

@@ -47,7 +47,10 @@ class AlardLuptonBasis:
 
     def images(self) -> np.ndarray:
         """Return the basis functions, ``(N, size, size)`` in (y, x) order, float64."""
-        raw = self.factors[self.column].astype(float)[:, :, None] * self.factors[self.row].astype(float)[:, None, :]
+        raw = (
+            self.factors[self.column].astype(float)[:, :, None]
+            * self.factors[self.row].astype(float)[:, None, :]
+        )
         return np.tensordot(self.transform, raw, axes=1)
 
 
@@ -102,7 +105,7 @@ def choose_gaussians(
 
 
 def choose_kernel_size(sigmas: np.ndarray, *, scaling: float, smallest: int, largest: int) -> int:
-    """Return the odd side of a kernel that holds ``scaling`` of the widest Gaussian's sigma, within limits."""
+    """Return the odd side of a kernel of ``scaling`` times the widest sigma, within limits."""
     size = int(scaling * float(np.max(sigmas)))
     size += 1 - size % 2
     return int(np.clip(size, smallest, largest))
@@ -133,7 +136,9 @@ def make_alard_lupton_basis(sigmas: np.ndarray, degrees: Sequence[int], size: in
         raise ValueError(f"One degree per Gaussian is needed: {len(sigmas)} widths, {len(degrees)} degrees.")
     pixel = np.arange(size) - size // 2
     unit = pixel / (size // 2)
-    factors, row, column = [], [], []
+    factors: list[np.ndarray] = []
+    row: list[int] = []
+    column: list[int] = []
     for sigma, degree in zip(sigmas, degrees, strict=True):
         start = len(factors)
         gaussian = np.exp(-0.5 * (pixel / sigma) ** 2)

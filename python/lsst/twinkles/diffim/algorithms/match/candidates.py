@@ -35,7 +35,9 @@ class KernelCandidates:
         return KernelCandidates(x=self.x[index], y=self.y[index], flux=self.flux[index])
 
 
-def find_candidates(image: np.ndarray, *, threshold: float, border: int, per_row: int = 256) -> KernelCandidates:
+def find_candidates(
+    image: np.ndarray, *, threshold: float, border: int, per_row: int = 256
+) -> KernelCandidates:
     """Find local maxima of a sky-subtracted image whose 3 x 3 sum exceeds a threshold."""
     ny = image.shape[0]
     counts = np.zeros(ny, dtype=np.int64)
@@ -46,7 +48,9 @@ def find_candidates(image: np.ndarray, *, threshold: float, border: int, per_row
     return KernelCandidates(x=xs[keep].astype(int), y=ys[keep].astype(int), flux=values[keep].astype(float))
 
 
-def select_in_cells(candidates: KernelCandidates, *, cell_size: int, per_cell: int, separation: float) -> np.ndarray:
+def select_in_cells(
+    candidates: KernelCandidates, *, cell_size: int, per_cell: int, separation: float
+) -> np.ndarray:
     """Keep the brightest few of each cell, none within ``separation`` pixels of a brighter one kept.
 
     Parameters
@@ -82,7 +86,8 @@ def select_in_cells(candidates: KernelCandidates, *, cell_size: int, per_cell: i
             for j in near.get((bucket[0] + dy, bucket[1] + dx), ())
         )
         if any(
-            abs(candidates.x[j] - x) < separation and abs(candidates.y[j] - y) < separation for j in neighbours
+            abs(candidates.x[j] - x) < separation and abs(candidates.y[j] - y) < separation
+            for j in neighbours
         ):
             continue
         chosen.append(i)

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("MatchInput", "MatchResult", "MatchSettings", "match_images")
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import scipy.fft
@@ -124,8 +125,7 @@ def match_images(
     side = scipy.fft.next_fast_len(2 * (settings.stamp_half + half_kernel) + 1 + 16, real=True)
     flux_scale = _flux_scale(convolved, target, candidates)
     prefilter = prewhitening_filter(
-        _fit(convolved.psf.evaluate(**centre), side),
-        _fit(target.psf.evaluate(**centre), side),
+        *_central_stamps(convolved.psf, target.psf, side=side, **centre),
         variance_convolved=convolved.sky.median,
         variance_target=target.sky.median,
         flux_scale=flux_scale,
@@ -138,18 +138,20 @@ def match_images(
         concatenate(sky, replace(prior, gram=prior.gram * strength**2)) if strength > 0 else sky
         for strength in settings.prior_strengths
     ]
-    options = {
-        "basis": basis,
-        "shape": shape,
-        "background_order": settings.background_order,
-        "n_required": settings.min_sources,
-        "clip_chi2": settings.clip_chi2,
-        "clip_flux": settings.clip_flux,
-        "max_iterations": settings.max_iterations,
-        "max_condition": settings.max_condition,
-    }
+    solve = partial(
+        solve_kernel,
+        stars,
+        basis=basis,
+        shape=shape,
+        background_order=settings.background_order,
+        n_required=settings.min_sources,
+        clip_chi2=settings.clip_chi2,
+        clip_flux=settings.clip_flux,
+        max_iterations=settings.max_iterations,
+        max_condition=settings.max_condition,
+    )
     order, choice, scores = settings.kernel_orders[0], 0, np.full((1, 1), np.nan)
-    solution = solve_kernel(stars, kernel_order=order, extra=extras[choice], **options)
+    solution = solve(kernel_order=order, extra=extras[choice])
     if len(settings.kernel_orders) > 1 or len(extras) > 1:
         order, choice, scores = choose_spatial_order(
             stars,
@@ -161,20 +163,23 @@ def match_images(
             n_folds=settings.n_folds,
             extras=extras,
         )
-        solution = solve_kernel(stars, kernel_order=order, extra=extras[choice], **options)
+        solution = solve(kernel_order=order, extra=extras[choice])
     return MatchResult(
-        solution=solution, candidates=candidates, scores=scores, prior_strength=settings.prior_strengths[choice]
+        solution=solution,
+        candidates=candidates,
+        scores=scores,
+        prior_strength=settings.prior_strengths[choice],
     )
 
 
-def _fit(stamp: np.ndarray, side: int) -> np.ndarray:
-    """Cut a stamp to what a transform of ``side`` holds."""
-    excess = max(0, (stamp.shape[0] - side + 1) // 2)
-    return stamp[excess : stamp.shape[0] - excess, excess : stamp.shape[1] - excess] if excess else stamp
+def _central_stamps(*psfs: PsfGrid, side: int, x: float, y: float) -> list[np.ndarray]:
+    """Return the stamps of PSFs at a position, all of one size that a transform of ``side`` holds."""
+    size = min(max(psf.size for psf in psfs), side - 1 + side % 2)
+    return [psf.padded(size).evaluate(x=x, y=y) for psf in psfs]
 
 
 def _flux_scale(convolved: MatchInput, target: MatchInput, candidates: KernelCandidates) -> float:
-    """Median ratio of the candidates' fluxes in boxes of about three FWHM, a first guess of the kernel sum."""
+    """Return the median ratio of the candidates' fluxes in boxes, a first guess of the kernel sum."""
     half = 7
     x, y = candidates.x, candidates.y
     sums = [cut_stamps(i.image, x, y, half).sum(axis=(1, 2)) for i in (target, convolved)]
@@ -194,7 +199,7 @@ def _star_system(
     flux_scale: float,
     workers: int,
 ) -> StampSystem:
-    """Normal equations of the stars, in the metric of white noise."""
+    """Form the normal equations of the stars in the metric of white noise."""
     x, y = candidates.x, candidates.y
     half, wide = settings.stamp_half, settings.stamp_half + basis.size // 2
     cut = filter_stamps(cut_stamps(convolved.image, x, y, wide), prefilter, side, workers=workers)
@@ -227,9 +232,9 @@ def _sky_equations(
 ) -> StampSystem:
     """Equations that tie the differential background to the blank sky between the sources."""
     bad = convolved.bad | target.bad
-    options = {"size": settings.sky_cell, "min_fraction": 0.25}
-    level_t, sigma_t, number, x, y = cell_statistics(target.image, bad, **options)
-    level_c, sigma_c, _, _, _ = cell_statistics(convolved.image, bad, **options)
+    measure = partial(cell_statistics, size=settings.sky_cell, min_fraction=0.25)
+    level_t, sigma_t, number, x, y = measure(target.image, bad)
+    level_c, sigma_c, _, _, _ = measure(convolved.image, bad)
     good = np.isfinite(level_t) & np.isfinite(level_c) & (number > 0)
     variance = (sigma_t**2 + flux_scale**2 * sigma_c**2)[good]
     # Medians have pi/2 the variance of means; sources below the limit lift them by a few hundredths of sigma.
@@ -260,8 +265,12 @@ def _prior(
     room = side - basis.size - 1
     size = min(convolved.psf.size, target.psf.size, room - 1 + room % 2)
     prior = psf_prior_system(
-        convolved.psf.padded(size), target.psf.padded(size), x=grid_x, y=grid_y, basis=basis, prefilter=prefilter, side=side
+        convolved.psf.padded(size),
+        target.psf.padded(size),
+        x=grid_x,
+        y=grid_y,
+        basis=basis,
+        prefilter=prefilter,
+        side=side,
     )
     return replace(prior, gram=prior.gram / len(grid_x))
-
-

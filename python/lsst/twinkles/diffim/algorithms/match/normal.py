@@ -133,7 +133,9 @@ def build_stamp_system(
         moment[part] = (weighted @ scaled[:, :, None])[:, :, 0].astype(float) @ mix.T
         power[part] = np.einsum("np,np->n", scaled, scaled, dtype=float)
         n_pixels[part] = (weight > 0).sum(axis=(1, 2))
-    return StampSystem(x=x.astype(float), y=y.astype(float), gram=gram, moment=moment, power=power, n_pixels=n_pixels)
+    return StampSystem(
+        x=x.astype(float), y=y.astype(float), gram=gram, moment=moment, power=power, n_pixels=n_pixels
+    )
 
 
 def _weights(
@@ -181,5 +183,10 @@ def sky_system(
     gram[:, -1, -1] = weight
     moment[:, 0], moment[:, -1] = weight * convolved * target, weight * target
     return StampSystem(
-        x=np.asarray(x, float), y=np.asarray(y, float), gram=gram, moment=moment, power=weight * target**2, n_pixels=np.ones(n)
+        x=np.asarray(x, float),
+        y=np.asarray(y, float),
+        gram=gram,
+        moment=moment,
+        power=weight * target**2,
+        n_pixels=np.ones(n),
     )

@@ -48,7 +48,11 @@ def prewhitening_filter(
     pc, px = np.abs(transform_stamps(np.stack([psf_convolved, psf_target]).astype(float), side)) ** 2
     floor = 1e-10 * max(pc.max(), px.max())
     total = variance_target + variance_convolved * flux_scale**2
-    return np.sqrt(total * (pc + floor) / (variance_target * (pc + floor) + variance_convolved * flux_scale**2 * (px + floor)))
+    return np.sqrt(
+        total
+        * (pc + floor)
+        / (variance_target * (pc + floor) + variance_convolved * flux_scale**2 * (px + floor))
+    )
 
 
 def cut_stamps(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:
@@ -72,7 +76,7 @@ def _reflect(index: np.ndarray, size: int) -> np.ndarray:
 
 
 def filter_stamps(stamps: np.ndarray, transform: np.ndarray, side: int, *, workers: int) -> np.ndarray:
-    """Apply a filter (``rfft2`` on squares of ``side``) to stamps padded by reflection; same shape, float32."""
+    """Apply a filter (``rfft2`` on squares of ``side``) to stamps padded by reflection."""
     size = stamps.shape[1]
     before = (side - size) // 2
     after = side - size - before

@@ -13,7 +13,6 @@ from .basis import AlardLuptonBasis
 from .normal import StampSystem
 
 
-
 def psf_prior_system(
     psf_convolved: PsfGrid,
     psf_target: PsfGrid,
@@ -62,7 +61,9 @@ def psf_prior_system(
         features = scipy.fft.irfft2(functions * pc[s] * prefilter, s=(side, side))
         target = scipy.fft.irfft2(px[s] * prefilter, s=(side, side))
         features[0] -= target
-        slopes = scipy.fft.irfft2(np.stack([kx * px[s], ky * px[s]]) * prefilter, s=(side, side)).reshape(2, -1)
+        slopes = scipy.fft.irfft2(np.stack([kx * px[s], ky * px[s]]) * prefilter, s=(side, side)).reshape(
+            2, -1
+        )
         orthonormal, _ = np.linalg.qr(slopes.T)
         flat = features.reshape(n_basis, -1) / np.sqrt((target**2).sum())
         flat = flat - (flat @ orthonormal) @ orthonormal.T

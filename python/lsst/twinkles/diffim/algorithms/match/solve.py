@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("KernelSolution", "KernelSolveError", "choose_spatial_order", "solve_kernel")
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -317,7 +318,7 @@ def choose_spatial_order(
     orders: tuple[int, ...],
     background_order: int,
     n_folds: int,
-    extras: list[StampSystem | None],
+    extras: Sequence[StampSystem | None],
 ) -> tuple[int, int, np.ndarray]:
     """Choose spatial order and strength of the prior by cross-validation over stamps.
 
@@ -370,9 +371,7 @@ def choose_spatial_order(
             per_stamp = (chi2 / np.maximum(system.n_pixels, 1))[index]
             scores[i, j] = per_stamp.mean()
             gain = best_chi2 - per_stamp if best is not None else per_stamp
-            if np.isfinite(scores[i, j]) and (
-                best is None or gain.mean() > gain.std() / np.sqrt(len(gain))
-            ):
+            if np.isfinite(scores[i, j]) and (best is None or gain.mean() > gain.std() / np.sqrt(len(gain))):
                 best, best_chi2 = (i, j), per_stamp
     return (orders[best[0]], best[1], scores) if best is not None else (orders[0], 0, scores)
 

@@ -73,9 +73,7 @@ def spread_bad(bad: np.ndarray, kernel: np.ndarray, *, fraction: float) -> np.nd
     return out
 
 
-def refine_background(
-    difference: np.ndarray, bad: np.ndarray, *, cell: int, order: int
-) -> np.ndarray:
+def refine_background(difference: np.ndarray, bad: np.ndarray, *, cell: int, order: int) -> np.ndarray:
     """Return Chebyshev coefficients of what is left of the background, from the whole image.
 
     The stamps of a fit see little blank sky; cells between the sources see all of it.

@@ -93,8 +93,6 @@ def prepare_image(
     flat = fill_holes(np.where(holes, np.float32(0.0), image - level), holes)
     noise = sky_variance_map(variance, bad, size=noise_cell)
     step = slice(None, None, max(1, image.shape[0] // 1024))
-    photon = measure_photon_variance(
-        flat[step], variance[step], noise.image(image.shape)[step], bad[step]
-    )
+    photon = measure_photon_variance(flat[step], variance[step], noise.image(image.shape)[step], bad[step])
     data = MatchInput(image=flat, bad=bad, sky=noise, photon=photon, psf=psf)
     return PreparedImage(data=data, sky=sky, holes=holes, noise_ratio=pixel_noise_ratio(flat, noise, bad))

@@ -1,0 +1,234 @@
+"""The catalogue of DIA sources: names, units and descriptions.
+
+Names and units are those of ``DiaSource`` in Rubin's Science Data Model (dm.lsst.org/sdm_schemas), as far as
+they are measured. Fluxes are in nJy if the science exposure is calibrated, and in its pixel unit if not.
+Of our own are ``significance``, ``footprint``, ``nPeaks``, ``isMerged``, ``footprintArea``, ``x_y_Cov`` and
+``pixelFlags_saturated_template``.
+"""
+
+from __future__ import annotations
+
+__all__ = ("make_dia_source_table",)
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Column, Table
+
+from ..algorithms.match.prefilter import cut_stamps
+from ..algorithms.measure.psf_fit import ForcedFluxes, PsfFits
+
+if TYPE_CHECKING:
+    from lsst.images import DifferenceImage
+
+_FLAGS = {
+    "bad": ("BAD",),
+    "cr": ("COSMIC_RAY",),
+    "edge": ("DETECTION_EDGE", "NO_DATA"),
+    "interpolated": ("INTERPOLATED",),
+    "nodata": ("NO_DATA",),
+    "saturated": ("SATURATED",),
+    "saturated_template": ("SAT_TEMPLATE",),
+    "streak": ("STREAK",),
+    "suspect": ("SUSPECT",),
+}
+
+
+def make_dia_source_table(
+    difference: DifferenceImage,
+    sources: Table,
+    fits: PsfFits,
+    forced: Mapping[str, ForcedFluxes],
+    *,
+    id_base: int,
+    half: int,
+    core: int,
+) -> Table:
+    """Bring measurements into the form of the catalogue.
+
+    Parameters
+    ----------
+    difference : `lsst.images.DifferenceImage`
+        Image on which they were made.
+    sources : `astropy.table.Table`
+        Detections, in the order of the measurements.
+    fits : `~lsst.twinkles.diffim.algorithms.measure.psf_fit.PsfFits`
+        Positions and fluxes on the difference.
+    forced : mapping from `str` to `~lsst.twinkles.diffim.algorithms.measure.psf_fit.ForcedFluxes`
+        Fluxes on ``science`` and ``template``; may be empty.
+    id_base : `int`
+        First ``diaSourceId``.
+    half, core : `int`
+        Half sides in pixels of the squares in which a pixel flag, and one that ends in ``Center``, looks
+        for masked pixels.
+
+    Returns
+    -------
+    table : `astropy.table.Table`
+        One row for each source; every column has a description and, if it has a dimension, a unit.
+    """
+    table = Table()
+    box = difference.bbox
+    n = len(sources)
+    _add_identity(table, difference, sources, id_base)
+    x, y = fits.x + box.x.start, fits.y + box.y.start
+    _add_positions(table, difference, fits, x, y)
+    _add_fluxes(table, difference, sources, fits, forced, x, y)
+    for name, text in (
+        ("significance", "Signed significance of the peak on the score image"),
+        ("footprint", "Number of the footprint in this image; sources that share it touch"),
+        ("nPeaks", "Number of sources in the footprint"),
+        ("isMerged", "The footprint has sources of both signs"),
+    ):
+        table[name] = Column(np.asarray(sources[name]), description=text)
+    table["footprintArea"] = Column(
+        np.asarray(sources["footprintArea"]), unit=u.pix**2, description="Pixels of it"
+    )
+    table["bboxSize"] = Column(
+        np.asarray(sources["bboxSize"]), unit=u.pix, description="Longer side of its bounding box"
+    )
+    _add_pixel_flags(table, difference, fits, half, core)
+    assert len(table) == n
+    return table
+
+
+def _add_identity(table: Table, difference: DifferenceImage, sources: Table, id_base: int) -> None:
+    """Add who, where and when; a footprint's brightest source is the parent of its others."""
+    info, n = difference.obs_info, len(sources)
+    ids = id_base + np.arange(n, dtype=np.int64)
+    parents = np.zeros(n, dtype=np.int64)
+    brightest: dict[int, int] = {}
+    for i in np.argsort(-np.abs(np.asarray(sources["significance"])), kind="stable"):
+        number = int(sources["footprint"][i])
+        if number in brightest:
+            parents[i] = brightest[number]
+        else:
+            brightest[number] = int(ids[i])
+    visit = info.visit_id if info.visit_id is not None else info.exposure_id
+    table["diaSourceId"] = Column(ids, description="Unique identifier")
+    table["visit"] = Column(np.full(n, visit if visit is not None else 0, np.int64), description="Visit")
+    table["detector"] = Column(
+        np.full(n, info.detector_num if info.detector_num is not None else 0, np.int16),
+        description="Detector",
+    )
+    table["band"] = Column(
+        np.full(n, difference.band, dtype="U8"), description="Band of the science exposure"
+    )
+    table["parentDiaSourceId"] = Column(
+        parents, description="Most significant source of the same footprint; 0 for that one itself"
+    )
+    if info.datetime_begin is not None and info.datetime_end is not None:
+        begin, end = info.datetime_begin.tai.mjd, info.datetime_end.tai.mjd
+        table["midpointMjdTai"] = Column(
+            np.full(n, 0.5 * (begin + end)), unit=u.d, description="Middle of the exposure, TAI"
+        )
+    if info.exposure_time is not None:
+        table["exposureTime"] = Column(
+            np.full(n, info.exposure_time.to_value(u.s)), unit=u.s, description="Exposure time"
+        )
+
+
+def _add_positions(
+    table: Table, difference: DifferenceImage, fits: PsfFits, x: np.ndarray, y: np.ndarray
+) -> None:
+    """Add pixel and sky positions, with errors through the local affine part of the projection."""
+    projection = difference.sky_projection
+    sky = projection.pixel_to_sky(x=x, y=y)
+    ra, dec = np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
+    jacobian = np.empty((len(x), 2, 2))
+    for k, (dx, dy) in enumerate(((0.5, 0.0), (0.0, 0.5))):
+        high, low = projection.pixel_to_sky(x=x + dx, y=y + dy), projection.pixel_to_sky(x=x - dx, y=y - dy)
+        jacobian[:, 0, k] = np.mod(high.ra.deg - low.ra.deg + 180.0, 360.0) - 180.0
+        jacobian[:, 1, k] = high.dec.deg - low.dec.deg
+    pixel = np.empty((len(x), 2, 2))
+    pixel[:, 0, 0], pixel[:, 1, 1] = fits.x_error**2, fits.y_error**2
+    pixel[:, 0, 1] = pixel[:, 1, 0] = fits.xy_covariance
+    covariance = jacobian @ pixel @ jacobian.transpose(0, 2, 1)
+    for name, values, unit, text in (
+        ("ra", ra, u.deg, "Right ascension (ICRS)"),
+        (
+            "raErr",
+            np.sqrt(covariance[:, 0, 0]),
+            u.deg,
+            "Standard error of ra (of the coordinate, not times cos(dec))",
+        ),
+        ("dec", dec, u.deg, "Declination (ICRS)"),
+        ("decErr", np.sqrt(covariance[:, 1, 1]), u.deg, "Standard error of dec"),
+        ("ra_dec_Cov", covariance[:, 0, 1], u.deg**2, "Covariance of ra and dec"),
+        ("x", x, u.pix, "Centroid along x; the centre of the first pixel of a CCD is 0"),
+        ("xErr", fits.x_error, u.pix, "Standard error of x"),
+        ("y", y, u.pix, "Centroid along y"),
+        ("yErr", fits.y_error, u.pix, "Standard error of y"),
+        ("x_y_Cov", fits.xy_covariance, u.pix**2, "Covariance of x and y"),
+    ):
+        table[name] = Column(values, unit=unit, description=text)
+    table["centroid_flag"] = Column(
+        fits.failed, description="No centroid found; the position is that of the peak"
+    )
+
+
+def _add_fluxes(
+    table: Table,
+    difference: DifferenceImage,
+    sources: Table,
+    fits: PsfFits,
+    forced: Mapping[str, ForcedFluxes],
+    x: np.ndarray,
+    y: np.ndarray,
+) -> None:
+    scale, unit = _calibration(difference, x, y)
+    table["isNegative"] = Column(np.asarray(sources["isNegative"]), description="Detected as negative")
+    table["snr"] = Column(fits.flux / fits.flux_error, description="psfFlux over its error")
+    table["psfFlux"] = Column(fits.flux * scale, unit=unit, description="PSF flux on the difference")
+    table["psfFluxErr"] = Column(fits.flux_error * scale, unit=unit, description="Standard error of psfFlux")
+    table["psfChi2"] = Column(fits.chi2, description="Chi square of the PSF fit")
+    table["psfNdata"] = Column(fits.n_pixels.astype(np.int32), description="Pixels in the PSF fit")
+    table["psfFlux_flag"] = Column(~np.isfinite(fits.flux), description="No PSF flux")
+    texts = {"science": "science image", "template": "matched template"}
+    for name, values in forced.items():
+        table[f"{name}Flux"] = Column(
+            values.flux * scale, unit=unit, description=f"Forced PSF flux on the {texts[name]}"
+        )
+        table[f"{name}FluxErr"] = Column(
+            values.error * scale, unit=unit, description=f"Standard error of {name}Flux"
+        )
+
+
+def _calibration(difference: DifferenceImage, x: np.ndarray, y: np.ndarray) -> tuple[Any, u.UnitBase]:
+    """Return factor and unit that turn fluxes in pixel units into those of the table."""
+    unit = difference.unit
+    if unit.is_equivalent(u.nJy):
+        return float(unit.to(u.nJy)), u.nJy
+    scaling = difference.photometric_scaling
+    if scaling is None or scaling.unit is None or not (unit * scaling.unit).is_equivalent(u.nJy):
+        return 1.0, unit
+    area = scaling.bounds.bbox
+    values = scaling(
+        x=np.clip(x, area.x.start - 0.5, area.x.stop - 0.5),
+        y=np.clip(y, area.y.start - 0.5, area.y.stop - 0.5),
+    )
+    return np.asarray(values, float) * float((unit * scaling.unit).to(u.nJy)), u.nJy
+
+
+def _add_pixel_flags(table: Table, difference: DifferenceImage, fits: PsfFits, half: int, core: int) -> None:
+    """Add whether masked pixels lie near the position, or at it."""
+    mask = difference.mask
+    ny, nx = mask.bbox.shape
+    ix = np.clip(np.round(fits.x), 0, nx - 1).astype(int)
+    iy = np.clip(np.round(fits.y), 0, ny - 1).astype(int)
+    any_flag = np.zeros(len(ix), dtype=bool)
+    for name, planes in _FLAGS.items():
+        present = [p for p in planes if p in mask.schema.names]
+        plane = np.any([mask.get(p) for p in present], axis=0) if present else np.zeros((ny, nx), bool)
+        near, centre = np.zeros(len(ix), bool), np.zeros(len(ix), bool)
+        if plane.any() and len(ix):
+            near = cut_stamps(plane, ix, iy, half).any(axis=(1, 2))
+            centre = cut_stamps(plane, ix, iy, core).any(axis=(1, 2))
+        text = ", ".join(planes)
+        table[f"pixelFlags_{name}"] = Column(near, description=f"{text} within {half} pixels")
+        if name != "edge":
+            table[f"pixelFlags_{name}Center"] = Column(centre, description=f"{text} within {core} pixels")
+        any_flag |= centre
+    table["pixelFlags"] = Column(any_flag, description="Any of the pixelFlags that end in Center")
