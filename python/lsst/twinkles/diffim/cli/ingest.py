@@ -170,7 +170,9 @@ def _add_files(args: argparse.Namespace, ingester: ExposureIngester, bar: Any) -
             # What is complete is registered on the way out.
             return True
         except OutputWriteError as error:
-            failed.update(dict.fromkeys(map(str, args.files[i:]), error))
+            failed[str(path)] = error
+            not_tried = OSError("not tried, because the one before could not be written")
+            failed.update(dict.fromkeys(map(str, args.files[i + 1 :]), not_tried))
             return False
         except (ValueError, OSError) as error:
             failed[str(path)] = error

@@ -282,7 +282,8 @@ def open_input_repository(root: str | Path) -> Butler:
     except Exception as error:  # database, driver, configuration: each has exceptions of its own
         _close(butler)
         raise RepositoryError(
-            f"Cannot read repository {path}: {_first_line(error)}; its {_CONFIG_NAME} or its database is damaged."
+            f"Cannot read repository {path}: {_first_line(error)}; its {_CONFIG_NAME} or its database is "
+            "damaged."
         ) from error
 
 

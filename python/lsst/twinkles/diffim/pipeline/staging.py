@@ -16,6 +16,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import shutil
 import time
 import uuid
@@ -73,6 +74,9 @@ _FORMATTER_PARAMETERS: dict[str, dict[str, Any]] = {"Packages": {"format": "yaml
 
 class OutputWriteError(OSError):
     """Datasets could not be written; none of them was kept."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 @dataclass(frozen=True)
@@ -338,7 +342,7 @@ def _explain_os_errors(root: Path, ref: DatasetRef | None = None) -> Iterator[No
             raise
         cure = (
             "free space or choose another output directory"
-            if reason.errno in (errno.ENOSPC, errno.EDQUOT)
+            if reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             else "check that the directory is writeable"
         )
         text = reason.strerror or str(reason)
@@ -350,16 +354,25 @@ def _explain_os_errors(root: Path, ref: DatasetRef | None = None) -> Iterator[No
 
 def _find_os_error(error: BaseException | None) -> OSError | None:
     """Return the operating system's error behind an exception, if any."""
+    vague: OSError | None = None
     while error is not None:
         if isinstance(error, OSError):
-            if error.errno is None and "space" in str(error):
-                return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return error
+            if error.errno is not None:
+                return error
+            vague = vague or error
         if isinstance(error, sqlalchemy.exc.OperationalError):
             text = str(error.orig)
-            if "full" in text:
+            if "full" in text or "disk I/O" in text:
                 return OSError(errno.ENOSPC, text)
             if "readonly" in text or "unable to open" in text:
                 return OSError(errno.EACCES, text)
         error = error.__cause__ or error.__context__
-    return None
+    return None if vague is None else _read_number(vague)
+
+
+def _read_number(error: OSError) -> OSError:
+    """Return an error with the number that is only in the text of another (those of numpy and astropy)."""
+    text = str(error)
+    if match := re.search(r"\[Errno (\d+)\]", text):
+        return OSError(int(match[1]), os.strerror(int(match[1])))
+    return OSError(errno.ENOSPC if "space" in text or "requested and" in text else errno.EIO, text)
