@@ -52,6 +52,15 @@ def test_gaussian_is_one_exact_node():
     np.testing.assert_allclose(grid.stamps[0, 0], gaussian(1.7, 25), atol=1e-7)
 
 
+def test_single_node_of_a_varying_psf_is_that_of_the_middle():
+    truth = varying_grid()
+    one = sample_psf(psf_from_grid(truth, BBOX), BBOX, grid=1)
+    assert one.stamps.shape[:2] == (1, 1)
+    middle = truth.evaluate(x=255.5, y=255.5)
+    assert np.abs(one.stamps[0, 0] - middle).max() < 0.002 * middle.max()
+    assert psf_sigma(one) == pytest.approx(psf_sigma(truth), rel=0.01)
+
+
 def test_constant_psf_of_another_kind_is_one_node():
     psf = CallablePsf(lambda x, y: gaussian(2.0))
     assert sample_psf(psf, BBOX).stamps.shape[:2] == (1, 1)

@@ -53,7 +53,8 @@ def sample_psf(
     bbox : `lsst.images.Box`
         Pixels over which the PSF is wanted.
     grid : `int`, optional
-        Number of nodes along each axis. A PSF that is the same at the corners and the centre gets one node.
+        Number of nodes along each axis; a single one stands in the middle of the box. A PSF that is the
+        same at the corners and the centre gets one node.
     size : `int`, optional
         Side of the stamps (odd); the size of the model's own stamps when not given.
 
@@ -165,6 +166,8 @@ def _node_positions(psf: PointSpreadFunction, bbox: Box, grid: int) -> tuple[np.
             f"The PSF is valid only in {psf.bounds.bbox}, which does not overlap the pixels {bbox}; "
             "give an exposure whose PSF belongs to its pixels."
         ) from error
+    if grid == 1:  # where linspace would take the lower corner
+        return np.array([(area.x.min + area.x.max) / 2]), np.array([(area.y.min + area.y.max) / 2])
     return (
         np.linspace(area.x.min, area.x.max, min(grid, area.x.size)),
         np.linspace(area.y.min, area.y.max, min(grid, area.y.size)),
