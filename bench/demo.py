@@ -96,7 +96,7 @@ def report(repo: Path, out: Path, directory: Path) -> None:
         read_dataset(out, f"deepDiff_{name}", SCIENCE) for name in ("matchedExp", "differenceExp", "diaSrc")
     )
     truth, n_hidden = visible_truth(repo, science, template, difference)
-    sources = in_nanojansky(sources, difference)
+    sources, n_flagged = drop_flagged(in_nanojansky(sources, difference))
     comparison = compare_with_truth(sources, truth, threshold=EXPECTED_SNR)
     kinds = format_kinds(count_kinds(comparison, sources, truth), comparison.n_false)
     noise = measure_noise(difference)
@@ -161,6 +161,16 @@ def in_nanojansky(sources: Any, difference: Any) -> Any:
     for name in ("psfFlux", "psfFluxErr"):
         sources[name] = np.asarray(sources[name], dtype=float) * factor * u.nJy
     return sources
+
+
+def drop_flagged(sources: Any) -> tuple[Any, int]:
+    """Return the detections without flags that spoil them, and how many have some."""
+    import numpy as np
+
+    flagged = np.zeros(len(sources), dtype=bool)
+    for name in ("centroid_flag", "psfFlux_flag", "pixelFlags", "pixelFlags_edge"):
+        flagged |= np.asarray(sources[name], dtype=bool)
+    return sources[~flagged], int(np.count_nonzero(flagged))
 
 
 def indent(text: str) -> str:

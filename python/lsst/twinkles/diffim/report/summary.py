@@ -38,7 +38,8 @@ class TruthComparison:
         Median of measured over true flux, less one, of the found; NaN for none.
     pull_median, pull_scatter : `float`
         Median, and 1.4826 times the median absolute deviation, of (measured -
-        true) / error of the found: 0 and 1 for a perfect catalogue.
+        true) / error of the found, positive for what was measured too bright of
+        either sign: 0 and 1 for a perfect catalogue.
     position_rms : `float`
         Root of the mean squared distance of the found, per axis, in pixels.
     found : `numpy.ndarray`, ``(N,)``, bool
@@ -118,7 +119,8 @@ def compare_with_truth(
     flux = _column(dia_sources, flux_column)[match[measured]]
     error = _column(dia_sources, f"{flux_column}Err")[match[measured]]
     offset = position[match[measured]] - places[measured]
-    pull = (flux - change[measured]) / error
+    # Too bright is positive for either sign of the change.
+    pull = np.sign(change[measured]) * (flux - change[measured]) / error
     return TruthComparison(
         n_detections=len(position),
         n_expected=int(np.count_nonzero(expected)),
