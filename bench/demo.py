@@ -103,9 +103,7 @@ def report(repo: Path, out: Path, directory: Path) -> None:
     print(f"\n{indent(kinds)}\n\n{indent(format_comparison(comparison))}")
     print(indent(f"noise, measured / claimed      {noise.ratio:.3f} (1: the variance plane is true)"))
     print(indent(f"correlation of neighbours      {noise.ac1:+.4f} (0: white noise)"))
-    print(
-        indent(f"\nExpected are changes of S/N >= {EXPECTED_SNR:g}; {n_hidden} of them lie on masked pixels.")
-    )
+    print(indent(f"\nNot counted: {n_hidden} true changes on masked pixels, {n_flagged} flagged detections."))
     bright = truth[truth["snr"] >= EXPECTED_SNR]
     plot_difference(science, matched, difference, sources, directory / "difference.png", truth=bright)
     plot_cutouts(science, matched, difference, sources, directory / "cutouts.png")
