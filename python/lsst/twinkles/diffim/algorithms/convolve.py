@@ -71,6 +71,7 @@ def convolve_varying(
     *,
     workers: int,
     tolerance: float = 1e-5,
+    beyond: Literal["reflection", "zero"] = "reflection",
 ) -> np.ndarray:
     """Sum of images, each convolved with a filter that varies over the image.
 
@@ -89,12 +90,13 @@ def convolve_varying(
     tolerance : `float`
         A linear variation within a tile smaller than this, relative to
         the filter, is left out.
+    beyond : `str`
+        What the images are beyond their rim: their reflection, or zero.
 
     Returns
     -------
     result : `numpy.ndarray`, ``(Ny, Nx)`` float32
-        The filter of a pixel is that of its own position ("gather"); beyond the
-        rim the images are continued by reflection.
+        The filter of a pixel is that of its own position ("gather").
 
     Notes
     -----
@@ -105,7 +107,7 @@ def convolve_varying(
     side, halo, inner = grid.side, grid.halo, grid.inner
     ny, nx = grid.shape
     tall, wide = len(grid.y) * inner + 2 * halo, len(grid.x) * inner + 2 * halo
-    padded = [_pad(image, halo, tall, wide) for image in images]
+    padded = [_pad(image, halo, tall, wide, beyond) for image in images]
     result = np.empty((len(grid.y) * inner, len(grid.x) * inner), dtype=np.float32)
     node_x, node_y = grid.node_x, grid.node_y
     ramp = ((np.arange(inner) + 0.5) * (2.0 / inner) - 1.0).astype(np.float32)
@@ -148,8 +150,10 @@ def _accumulate(total: np.ndarray | None, spectrum: np.ndarray, factor: np.ndarr
     return total
 
 
-def _pad(image: np.ndarray, halo: int, tall: int, wide: int) -> np.ndarray:
+def _pad(image: np.ndarray, halo: int, tall: int, wide: int, beyond: str) -> np.ndarray:
     ny, nx = image.shape
     pads = ((halo, tall - ny - halo), (halo, wide - nx - halo))
+    if beyond == "zero":
+        return np.pad(np.ascontiguousarray(image, dtype=np.float32), pads)
     mode: Literal["symmetric", "wrap"] = "symmetric" if max(max(p) for p in pads) <= min(ny, nx) else "wrap"
     return np.pad(np.ascontiguousarray(image, dtype=np.float32), pads, mode=mode)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("fill_rows", "spread_mask")
+__all__ = ("fill_rows", "scatter_kernel", "spread_mask")
 
 from numba import njit, prange
 
@@ -46,3 +46,14 @@ def spread_mask(bad, dy, dx, out):  # type: ignore[no-untyped-def]
                     xx = x + dx[k]
                     if 0 <= xx < nx:
                         out[y, xx] = True
+
+
+@njit(cache=True, nogil=True)
+def scatter_kernel(rows, cols, values, kernel, out):  # type: ignore[no-untyped-def]
+    """Add a kernel times a value around each of some pixels."""
+    ny, nx = out.shape
+    half = kernel.shape[0] // 2
+    for k in range(len(rows)):
+        for j in range(max(0, rows[k] - half), min(ny, rows[k] + half + 1)):
+            for i in range(max(0, cols[k] - half), min(nx, cols[k] + half + 1)):
+                out[j, i] += values[k] * kernel[j - rows[k] + half, i - cols[k] + half]

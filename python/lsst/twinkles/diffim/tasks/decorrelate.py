@@ -38,7 +38,8 @@ class DecorrelateConfig(Config):
         default=["NO_DATA", "BAD", "SAT", "EDGE", "INTRP"],
     )
     holeMaskPlanes = ListField[str](
-        doc="Planes whose pixels are taken as 0 in the convolution and keep their value.", default=["NO_DATA"]
+        doc="Planes whose pixels are taken as 0 in the convolution and keep their value.",
+        default=["NO_DATA", "SAT", "SAT_TEMPLATE"],
     )
     tolerance = RangeField[float](
         doc="Share of the energy of the whitening filter that may be cut.",

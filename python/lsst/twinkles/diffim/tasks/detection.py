@@ -42,7 +42,7 @@ class DetectionConfig(Config):
         default=["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"],
     )
     minPsfCoverage = RangeField[float](
-        doc="Least share of the PSF's weight that must fall on good pixels.", default=0.5, min=0.0, max=1.0
+        doc="Least share of good pixels under the core of the PSF.", default=0.5, min=0.0, max=1.0
     )
     peakRadius = RangeField[int](
         doc="Half side in pixels of the square in which a peak has to be the highest.", default=2, min=1

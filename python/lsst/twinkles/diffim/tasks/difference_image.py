@@ -4,14 +4,13 @@ from __future__ import annotations
 
 __all__ = ("make_difference_image", "make_matched_image", "merge_masks")
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..adapters.masks import difference_mask_schema, resolve_plane_name
 from ..adapters.metadata import copy_metadata
-from ..algorithms.subtract.matched import spread_bad
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage, Mask, VisitImage
@@ -23,8 +22,7 @@ def merge_masks(
     *,
     preserve: Sequence[str],
     rename: Mapping[str, str],
-    kernel: np.ndarray,
-    kernel_fraction: float,
+    spread: Mapping[str, Callable[[np.ndarray], np.ndarray]],
     template_convolved: bool,
 ) -> Mask:
     """Return the mask of a difference.
@@ -37,10 +35,9 @@ def merge_masks(
         Template planes that are copied.
     rename : mapping from `str` to `str`
         Template planes that are copied under another name.
-    kernel : `numpy.ndarray`, ``(S, S)``
-        Kernel; it spreads the bad pixels of the image that was convolved.
-    kernel_fraction : `float`
-        See `~lsst.twinkles.diffim.algorithms.subtract.matched.spread_bad`.
+    spread : mapping from `str` to callable
+        For some planes the function that adds to marked pixels those which the convolution has
+        spoilt through them; applied to the image that was convolved.
     template_convolved : `bool`
         Which one that was.
     """
@@ -49,15 +46,14 @@ def merge_masks(
     schema = difference_mask_schema()
     mask = Mask(schema=schema, bbox=science.bbox)
 
-    def spread(plane: np.ndarray, convolved: bool) -> np.ndarray:
-        return spread_bad(plane, kernel, fraction=kernel_fraction) if convolved else plane
+    def widen(name: str, plane: np.ndarray, convolved: bool) -> np.ndarray:
+        return spread[name](plane) if convolved and name in spread else plane
 
-    damaging = {resolve_plane_name(name) for name in ("BAD", "SAT", "NO_DATA")}
     for name in science.schema.names:
         if name in schema.names and not name.startswith("DETECTED"):
             plane = science.get(name)
             if plane.any():
-                mask.set(name, spread(plane, not template_convolved and name in damaging))
+                mask.set(name, widen(name, plane, not template_convolved))
     for name in template.schema.names:
         if name in {resolve_plane_name(p, template.schema) for p in preserve}:
             new = name
@@ -67,7 +63,7 @@ def merge_masks(
             continue
         plane = template.get(name)
         if plane.any() and new in schema.names:
-            mask.set(new, mask.get(new) | spread(plane, template_convolved))
+            mask.set(new, mask.get(new) | widen(name, plane, template_convolved))
     return mask
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 __all__ = ("AlardLuptonSubtractConfig", "AlardLuptonSubtractTask")
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +25,13 @@ from ..algorithms.match.match import MatchResult, match_images
 from ..algorithms.match.solve import KernelSolution, KernelSolveError, with_background
 from ..algorithms.noise import NoiseMap
 from ..algorithms.spatial import chebyshev_coefficients, chebyshev_image
-from ..algorithms.subtract.matched import convolve_kernel, refine_background
+from ..algorithms.subtract.matched import (
+    convolve_kernel,
+    refine_background,
+    rim_error,
+    spread_bad,
+    spread_saturated,
+)
 from ..algorithms.subtract.prepare import PreparedImage, prepare_image
 from ..algorithms.threads import get_num_threads
 from .difference_image import make_difference_image, make_matched_image, merge_masks
@@ -32,7 +40,7 @@ from .kernel import AlardLuptonKernelConfig, make_basis, make_settings
 from .subtraction_figures import footprint_ratios, limiting_magnitude
 
 if TYPE_CHECKING:
-    from lsst.images import VisitImage
+    from lsst.images import Mask, VisitImage
 
 _NOISE_CELL = 256
 _TILE = 360
@@ -76,6 +84,18 @@ class AlardLuptonSubtractConfig(Config):
         default=0.9,
         min=0.0,
         max=1.0,
+    )
+    saturationLimit = RangeField[float](
+        doc="A pixel to which the convolution carries more than this, in standard deviations of the noise, of "
+        "the light of saturated pixels is masked like them.",
+        default=3.0,
+        min=0.0,
+    )
+    rimLimit = RangeField[float](
+        doc="A pixel at the rim is masked as an edge if more than this, in standard deviations of the noise, "
+        "of what is subtracted there comes from beyond the rim, where the image is continued by reflection.",
+        default=3.0,
+        min=0.0,
     )
     detectionThreshold = RangeField[float](
         doc="Least signal-to-noise ratio, in 3 x 3 pixels of the science image, of a star for the kernel.",
@@ -334,16 +354,15 @@ class AlardLuptonSubtractTask(Task):
             sky_terms = sky_terms - solution.background_terms / solution.kernel_sum
         sky = chebyshev_image(prepared["science"].sky, shape=shape, order=order)
         own, subtracted = self._propagate_variance(science, template, roles, solution)
-        centre = solution.evaluate(x=np.array([shape[1] / 2]), y=np.array([shape[0] / 2]))[0]
         mask = merge_masks(
             science.mask,
             template.mask,
             preserve=self.config.preserveTemplateMask,
             rename=self.config.renameTemplateMask,
-            kernel=centre,
-            kernel_fraction=self.config.kernelMaskFraction,
+            spread=self._make_spreaders(roles, solution),
             template_convolved=roles.template_convolved,
         )
+        self._mark_rim(mask, roles, solution)
         no_data = (prepared["science"].holes | prepared["template"].holes) & bad_pixels(mask, ["NO_DATA"])
         difference[no_data] = 0.0
         kernel = kernel_from_solution(solution, science.bbox)
@@ -367,6 +386,31 @@ class AlardLuptonSubtractTask(Task):
             ),
             psfMatchingKernel=kernel,
         )
+
+    def _mark_rim(self, mask: Mask, roles: _Roles, solution: KernelSolution) -> None:
+        """Mark pixels at the rim for which the kernel wanted light from beyond it."""
+        kernel, limit = self._centre_kernel(roles, solution, self.config.rimLimit)
+        error = rim_error(roles.convolved.data.image, kernel)
+        mask.set("DETECTION_EDGE", mask.get("DETECTION_EDGE") | (error > limit))
+
+    def _centre_kernel(
+        self, roles: _Roles, solution: KernelSolution, n_sigma: float
+    ) -> tuple[np.ndarray, float]:
+        """Return the kernel at the centre, and so many standard deviations of the difference's noise."""
+        ny, nx = solution.shape
+        kernel = solution.evaluate(x=np.array([nx / 2]), y=np.array([ny / 2]))[0]
+        noise = _convolved_noise(roles.convolved.data.sky, solution).median + roles.target.data.sky.median
+        return kernel, n_sigma * float(np.sqrt(noise))
+
+    def _make_spreaders(
+        self, roles: _Roles, solution: KernelSolution
+    ) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+        """Return what the convolution does to mask planes."""
+        kernel, limit = self._centre_kernel(roles, solution, self.config.saturationLimit)
+        image = roles.convolved.data.image
+        by_share = partial(spread_bad, kernel=kernel, fraction=self.config.kernelMaskFraction)
+        by_light = partial(spread_saturated, image=image, kernel=kernel, limit=limit)
+        return {"BAD": by_share, "NO_DATA": by_share, "SATURATED": by_light}
 
     def _propagate_variance(
         self, science: VisitImage, template: VisitImage, roles: _Roles, solution: KernelSolution

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("significance_image",)
 
 import numpy as np
+from scipy.ndimage import uniform_filter
 
 from ..convolve import convolve_varying, make_tile_grid
 from ..fourier import transform_stamps
@@ -32,7 +33,7 @@ def significance_image(
     psf : `PsfGrid`
         PSF of the difference.
     min_coverage : `float`
-        The significance is 0 where less than this share of the PSF's weight falls on good pixels.
+        The significance is 0 where a smaller share of the pixels under the PSF's core is good.
     side : `int`
         Side of the Fourier tiles.
     workers : `int`
@@ -60,13 +61,10 @@ def significance_image(
 
         return filters
 
-    numerator = convolve_varying([data], correlate(1), grid, workers=workers)
-    power = convolve_varying([weight], correlate(2), grid, workers=workers, tolerance=0.1)
-    full = float(np.median(weight[~bad])) * float((psf.mean() ** 2).sum()) if not bad.all() else 1.0
-    covered = power > 1e-3 * full
-    if bad.any():
-        present = convolve_varying(
-            [(~bad).astype(np.float32)], correlate(2), grid, workers=workers, tolerance=0.1
-        )
-        covered &= present > min_coverage * float((psf.mean() ** 2).sum())
-    return np.where(covered, numerator / np.sqrt(np.maximum(power, 1e-30 * full)), np.float32(0.0))
+    numerator = convolve_varying([data], correlate(1), grid, workers=workers, beyond="zero")
+    power = convolve_varying([weight], correlate(2), grid, workers=workers, tolerance=0.1, beyond="zero")
+    # Side of the square as large as the PSF's equivalent noise area.
+    core = round(float((psf.mean() ** 2).sum()) ** -0.5) | 1
+    present = uniform_filter((~bad).astype(np.float32), core, mode="constant")
+    covered = (present > min_coverage) & (power > 0.0)
+    return np.divide(numerator, np.sqrt(np.abs(power)), where=covered, out=np.zeros_like(numerator))

@@ -189,6 +189,8 @@ def _fit_chunk(
         cx, cy = cx + solution[:, 1] / best, cy + solution[:, 2] / best
         xx, yy, xy = (covariance[:, i, j] / best**2 for i, j in ((1, 1), (2, 2), (1, 2)))
     failed = ~(np.hypot(cx - x_first, cy - y_first) <= max_shift) | ~np.isfinite(best)
+    ny, nx = residual.shape
+    failed |= ~((cx >= -0.5) & (cx <= nx - 0.5) & (cy >= -0.5) & (cy <= ny - 0.5))
     forced = np.where(failed)[0]
     cx, cy = np.where(failed, x_first, cx), np.where(failed, y_first, cy)
     error = np.sqrt(covariance[:, 0, 0])

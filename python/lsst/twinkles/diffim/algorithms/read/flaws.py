@@ -1,8 +1,8 @@
-"""Pixels of a bare image that cannot be trusted: saturated ones and blank borders."""
+"""Pixels of a bare image that cannot be trusted: saturated ones, blank borders, odd rims."""
 
 from __future__ import annotations
 
-__all__ = ("find_blank_border", "find_pile_up", "find_saturated")
+__all__ = ("find_blank_border", "find_odd_rim", "find_pile_up", "find_saturated")
 
 import numpy as np
 from scipy.ndimage import binary_dilation, label
@@ -66,16 +66,19 @@ def find_saturated(image: np.ndarray, level: float, *, grow: int) -> np.ndarray:
     return binary_dilation(saturated, iterations=grow) if grow > 0 and saturated.any() else saturated
 
 
-def find_blank_border(image: np.ndarray) -> np.ndarray:
+def find_blank_border(image: np.ndarray, *, grow: int) -> np.ndarray:
     """Find the parts of the rim that a registration program filled with one value.
 
-    A value that makes up more than half of the outermost row or column on a side is a filling; all pixels
-    that have it and hang together with that side are blank.
+    A value that repeats itself along a run of pixels of the outermost row or column on a side is a filling;
+    all pixels that have it and hang together with that run are blank. The pixels next to them are mixtures
+    of data and filling, which the program interpolated.
 
     Parameters
     ----------
     image : `numpy.ndarray`, ``(Ny, Nx)``
         Pixels.
+    grow : `int`
+        Pixels that the mixtures reach into the data, diagonals included.
 
     Returns
     -------
@@ -84,10 +87,64 @@ def find_blank_border(image: np.ndarray) -> np.ndarray:
     """
     blank = np.zeros(image.shape, dtype=bool)
     for side in (np.s_[0, :], np.s_[-1, :], np.s_[:, 0], np.s_[:, -1]):
-        values, counts = np.unique(image[side], return_counts=True)
-        if 2 * counts.max() <= image[side].size or not np.isfinite(values[counts.argmax()]):
+        values, runs = _find_runs(image[side])
+        for value in values:
+            labels, _ = label(image == value)
+            blank |= np.isin(labels, np.unique(labels[side][runs & (image[side] == value)]))
+    square = np.ones((3, 3), dtype=bool)
+    return binary_dilation(blank, square, iterations=grow) if grow > 0 and blank.any() else blank
+
+
+def find_odd_rim(image: np.ndarray, bad: np.ndarray, *, depth: int, n_sigma: float) -> np.ndarray:
+    """Find outermost rows and columns the level of which is not that of the rows and columns inside of them.
+
+    They are read-out artefacts, or what a registration program interpolated between data and nothing.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, ``(Ny, Nx)``
+        Pixels; not finite ones are left out.
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Pixels to leave out.
+    depth : `int`
+        Largest number of rows or columns on a side.
+    n_sigma : `float`
+        Least deviation of their median, in standard deviations of a pixel.
+
+    Returns
+    -------
+    odd : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Mask.
+    """
+    odd = np.zeros(image.shape, dtype=bool)
+    values = np.where(np.isfinite(image) & ~bad, image, np.nan)
+    # Four views, each with the rim in question as its first rows.
+    for turned, mask in zip(_four_sides(values), _four_sides(odd), strict=True):
+        inside = turned[depth : 4 * depth]
+        if inside.shape[0] < depth or not np.isfinite(inside).any():
             continue
-        labels, _ = label(image == values[counts.argmax()])
-        touching = np.unique(labels[side])
-        blank |= np.isin(labels, touching[touching > 0])
-    return blank
+        middle = np.nanmedian(inside)
+        sigma = 1.4826 * np.nanmedian(np.abs(inside - middle))
+        for row in reversed(range(depth)):
+            usable = turned[row][np.isfinite(turned[row])]
+            if usable.size and abs(np.median(usable) - middle) > n_sigma * sigma > 0:
+                mask[: row + 1] = True
+                break
+    return odd
+
+
+# So many equal neighbours are no accident, even among whole numbers with a scatter of one.
+_RUN = 24
+
+
+def _find_runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the finite values that fill a run of pixels, and where such runs are."""
+    edges = np.flatnonzero(np.diff(values, prepend=np.nan, append=np.nan) != 0)  # NaN differs from all
+    lengths = np.diff(edges)
+    long = np.repeat(lengths >= min(_RUN, values.size), lengths) & np.isfinite(values)
+    return np.unique(values[long]), long
+
+
+def _four_sides(array: np.ndarray) -> list[np.ndarray]:
+    """Return views of an array that begin with its bottom, top, left and right rim."""
+    return [array, array[::-1], array.T, array.T[::-1]]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ("convolve_kernel", "refine_background", "spread_bad")
+__all__ = ("convolve_kernel", "refine_background", "rim_error", "spread_bad", "spread_saturated")
 
 from collections.abc import Callable
 
 import numpy as np
+from scipy.signal import fftconvolve
 
 from ..convolve import convolve_varying, make_tile_grid
-from ..fill_nb import spread_mask
+from ..fill_nb import scatter_kernel, spread_mask
 from ..fourier import transform_stamps
 from ..noise import cell_statistics, fit_cells
 
@@ -71,6 +72,58 @@ def spread_bad(bad: np.ndarray, kernel: np.ndarray, *, fraction: float) -> np.nd
     half = kernel.shape[0] // 2
     spread_mask(bad, (rows - half).astype(np.int64), (cols - half).astype(np.int64), out)
     return out
+
+
+def spread_saturated(
+    saturated: np.ndarray, image: np.ndarray, kernel: np.ndarray, *, limit: float
+) -> np.ndarray:
+    """Return which pixels of a convolved image saturated pixels have spoilt.
+
+    Parameters
+    ----------
+    saturated : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Saturated pixels of the image that is convolved.
+    image : `numpy.ndarray`, ``(Ny, Nx)``
+        That image, sky-subtracted. What a saturated pixel lacks is taken to be as much as it has.
+    kernel : `numpy.ndarray`, ``(S, S)``
+        Kernel.
+    limit : `float`
+        A pixel is spoilt if it gets more than this from what they lack.
+    """
+    rows, cols = np.nonzero(saturated)
+    error = np.zeros(image.shape, dtype=np.float32)
+    values = np.maximum(image[rows, cols], 0.0).astype(np.float32)
+    scatter_kernel(rows, cols, values, np.abs(kernel).astype(np.float32), error)
+    return saturated | (error > limit)
+
+
+def rim_error(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return how much of a convolved image came from beyond its rim, where there are no data.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, ``(Ny, Nx)``
+        Sky-subtracted image, continued by reflection.
+    kernel : `numpy.ndarray`, ``(S, S)``
+        Kernel.
+
+    Returns
+    -------
+    error : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        Absolute contribution; zero farther from the rim than half the kernel.
+    """
+    half = kernel.shape[0] // 2
+    error = np.zeros(image.shape, dtype=np.float32)
+    for rows in (slice(0, 2 * half), slice(-2 * half, None)):
+        for turned in (False, True):
+            source = image.T if turned else image
+            strip = source[rows]
+            outside = np.pad(strip, half, mode="symmetric")
+            outside[slice(half, None) if rows.start == 0 else slice(None, -half)] = 0.0
+            carried = np.abs(fftconvolve(outside, kernel.T if turned else kernel, mode="same"))
+            view = (error.T if turned else error)[rows]
+            view += carried[half:-half, half:-half].astype(np.float32)
+    return error
 
 
 def refine_background(difference: np.ndarray, bad: np.ndarray, *, cell: int, order: int) -> np.ndarray:
