@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,10 +49,17 @@ def levels():
     logger.setLevel(level)
 
 
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory):
+    """An empty repository, to be copied."""
+    root = tmp_path_factory.mktemp("blank") / "repo"
+    create_repository(root).close()
+    return root
+
+
 @pytest.fixture
-def repo(tmp_path):
-    create_repository(tmp_path / "repo").close()
-    return tmp_path / "repo"
+def repo(blank, tmp_path):
+    return Path(shutil.copytree(blank, tmp_path / "repo"))
 
 
 def write(directory, visit, **kwargs):
@@ -404,7 +412,9 @@ ingest.main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("where", ["staging.write_archive", "staging.FileDataset"])
+@pytest.mark.parametrize(
+    "where", [pytest.param("staging.write_archive", marks=pytest.mark.slow), "staging.FileDataset"]
+)
 def test_a_killed_process_leaves_nothing_visible_and_the_next_cleans_up(repo, tmp_path, monkeypatch, where):
     path = write(tmp_path, 1)
     code = _KILLED.format(where=where)
