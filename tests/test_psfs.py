@@ -8,6 +8,7 @@ from lsst.images.psfs import GaussianPointSpreadFunction
 
 from lsst.twinkles.diffim.adapters.psfs import (
     InvalidPsfError,
+    neighbour_ratio,
     psf_from_grid,
     psf_fwhm,
     psf_sigma,
@@ -59,6 +60,15 @@ def test_single_node_of_a_varying_psf_is_that_of_the_middle():
     middle = truth.evaluate(x=255.5, y=255.5)
     assert np.abs(one.stamps[0, 0] - middle).max() < 0.002 * middle.max()
     assert psf_sigma(one) == pytest.approx(psf_sigma(truth), rel=0.01)
+
+
+def test_neighbour_ratio():
+    stamps = np.array([[gaussian(1.0), gaussian(2.0)]])
+    grid = PsfGrid(stamps=stamps, x=np.array([0.0, 100.0]), y=np.zeros(1))
+    assert neighbour_ratio(grid) == pytest.approx(np.exp(-0.5))
+    sharp = np.zeros((5, 5))
+    sharp[2, 2] = 1.0
+    assert neighbour_ratio(PsfGrid.constant(sharp)) == 0.0
 
 
 def test_constant_psf_of_another_kind_is_one_node():

@@ -174,10 +174,10 @@ def test_mask_of_a_bare_image(tmp_path, scene):
     image[150:152, 150:152] = 50000.0  # too few to be known by their number
     exposure = read_exposure(write_plain(tmp_path / "a.fits", image, header=header_with(SATURATE=50000)))
     no_data, saturated = exposure.mask.get("NO_DATA"), exposure.mask.get("SATURATED")
-    assert no_data[:7].all() and no_data[100, 100] and no_data[7:].sum() == 1
+    assert no_data[:9].all() and no_data[100, 100] and no_data[9:].sum() == 1
     assert saturated[150:152, 150:152].all() and 4 < saturated.sum() < 60
     assert np.isnan(exposure.image.array[100, 100])
-    for words in ("1 not finite", f"{7 * image.shape[1]} of a blank border", "level 50000 from the header"):
+    for words in ("1 not finite", f"{9 * image.shape[1]} of a blank border", "level 50000 from the header"):
         assert words in exposure.metadata["madeMask"]
 
 
@@ -197,6 +197,18 @@ def test_infinite_pixels_are_saturated(tmp_path, scene):
     exposure = read_exposure(write_plain(tmp_path / "a.fits", image))
     assert exposure.mask.get("SATURATED")[40, 50] and exposure.mask.get("NO_DATA")[60, 70]
     assert np.isnan(exposure.image.array[[40, 60], [50, 70]]).all()
+
+
+def test_hot_pixels_are_marked_where_there_is_no_mask(tmp_path, scene):
+    image = scene.image.copy()
+    image[5::50, 7::50] += 800.0  # thirty times the noise of a pixel
+    hot = image != scene.image
+    exposure = read_exposure(write_plain(tmp_path / "a.fits", image))
+    bad = exposure.mask.get("BAD")
+    assert bad[hot].mean() > 0.9 and not (bad & ~hot).any()
+    assert "sharper than the PSF" in exposure.metadata["markedBAD"]
+    with_mask = write_plain(tmp_path / "b.fits", image, MASK=np.zeros(image.shape, "u1"))
+    assert not read_exposure(with_mask).mask.get("BAD").any()
 
 
 def test_all_pixels_masked(tmp_path, scene):

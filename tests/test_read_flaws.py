@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from plain_scenes import make_scene
 
-from lsst.twinkles.diffim.algorithms.read.flaws import find_blank_border, find_pile_up, find_saturated
+from lsst.twinkles.diffim.algorithms.read.flaws import (
+    find_blank_border,
+    find_odd_rim,
+    find_pile_up,
+    find_saturated,
+    find_spikes,
+)
 from lsst.twinkles.diffim.algorithms.read.sky import SkyModel, estimate_sky, estimate_source_poisson
 
 
@@ -79,15 +85,76 @@ def test_saturated_pixels_grow():
     assert not find_saturated(image, 101.0, grow=2).any()
 
 
-@pytest.mark.parametrize("value", [0.0, -999.0])
+@pytest.mark.parametrize("value", [0.0, -999.0, 101.0])
 def test_blank_border_of_a_registration(value):
     image = noise()
     rows, columns = np.mgrid[:200, :240]
     truth = (rows < 0.1 * columns) | (columns > 230)  # a turned frame
     image[truth] = value
     image[100, 100] = value  # the same value inside is no border
-    np.testing.assert_array_equal(find_blank_border(image), truth)
+    np.testing.assert_array_equal(find_blank_border(image, grow=0), truth)
+    grown = find_blank_border(image, grow=2)
+    assert grown[100, :233].sum() == 4 and grown[60, 229] and not grown[60, 228]
+
+
+def test_filling_of_a_small_part_of_a_side():
+    image = noise()
+    image[0, 200:] = 100.0
+    blank = find_blank_border(image, grow=0)
+    assert blank[0, 200:].all() and blank.sum() == 40
 
 
 def test_no_blank_border():
-    assert not find_blank_border(noise()).any()
+    assert not find_blank_border(noise(), grow=2).any()
+    # Whole numbers with little noise repeat themselves.
+    assert not find_blank_border(np.round(noise(shape=(500, 500), sigma=1.0)), grow=2).any()
+
+
+def test_odd_rims():
+    image = noise()
+    image[:, 0] -= 40.0
+    image[-2:] += 8.0
+    truth = np.zeros(image.shape, bool)
+    truth[:, 0] = truth[-2:] = True
+    odd = find_odd_rim(image, no_bad(image), depth=4, n_sigma=1.0)
+    np.testing.assert_array_equal(odd, truth)
+
+
+def test_even_rims():
+    image = noise() + np.linspace(0, 100, 240)  # a gradient of a twelfth of a sigma per pixel
+    image[:4, :80] += 300.0  # a galaxy at the rim
+    assert not find_odd_rim(image, no_bad(image), depth=4, n_sigma=1.0).any()
+    assert not find_odd_rim(np.zeros((30, 30)), np.zeros((30, 30), bool), depth=4, n_sigma=1.0).any()
+    assert not find_odd_rim(noise(shape=(6, 6)), np.zeros((6, 6), bool), depth=4, n_sigma=1.0).any()
+
+
+@pytest.mark.parametrize("sigma", [0.9, 1.8, 3.0])
+def test_spikes_are_told_from_stars(sigma):
+    """Hot and dead pixels and tracks of cosmic rays; no pixel of a star, whatever its phase or light."""
+    scene = make_scene(shape=(400, 400), n_stars=100, sigma=sigma, seed=3)
+    light = scene.image - 400.0
+    far = np.hypot(
+        *(np.indices((400, 400))[:, :, :, None] - np.stack([scene.y, scene.x])[:, None, None])
+    ).min(axis=-1)
+    noise_of_pixel = np.sqrt(scene.true_variance)
+    rng = np.random.default_rng(7)
+    y, x = np.nonzero((far > 9 * sigma)[10:-10, 10:-10])
+    chosen = rng.choice(len(y), 60, replace=False)
+    y, x = y[chosen] + 10, x[chosen] + 10
+    height = np.where(np.arange(60) % 3 == 0, -15.0, 15.0) * noise_of_pixel[y, x]
+    light[y, x] += height
+    light[y[:20], x[:20] + 1] += height[:20]  # tracks of two pixels
+    ratio = np.exp(-0.5 / sigma**2)
+    spikes = find_spikes(light, noise_of_pixel, no_bad(light), least_ratio=0.5 * ratio, n_sigma=6.0)
+    assert spikes[y, x].mean() > 0.9
+    spikes[y, x] = spikes[y[:20], x[:20] + 1] = False
+    assert spikes.sum() == 0
+
+
+def test_neighbours_of_bad_pixels_are_no_spikes():
+    light = np.zeros((30, 30))
+    light[10, 10] = 100.0
+    bad = no_bad(light)
+    assert find_spikes(light, np.ones((30, 30)), bad, least_ratio=0.3, n_sigma=6.0).sum() == 1
+    bad[10, 11] = True
+    assert not find_spikes(light, np.ones((30, 30)), bad, least_ratio=0.3, n_sigma=6.0).any()

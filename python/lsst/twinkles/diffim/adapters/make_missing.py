@@ -12,7 +12,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from ..algorithms.read.flaws import find_blank_border, find_pile_up, find_saturated
+from ..algorithms.read.flaws import find_blank_border, find_odd_rim, find_pile_up, find_saturated
 from ..algorithms.read.sky import SkyModel, estimate_source_poisson
 from .header_values import (
     GAIN_KEYS,
@@ -27,6 +27,11 @@ _PILE_UP_COUNT = 5
 _PILE_UP_CONTRAST = 10.0
 # Charge of a saturated star spoils its neighbours.
 _SATURATION_GROWTH = 2
+# Registration programs interpolate with kernels that reach two or three pixels.
+_BLANK_GROWTH = 2
+# Rows and columns of the rim, at most so many, whose median is so many sigma of a pixel off.
+_RIM_DEPTH = 4
+_RIM_SIGMA = 2.0
 # The header's noise has to agree with the pixels' within these factors to be believed.
 _BELIEVABLE = (0.6, 1.6)
 # A sky of this many of its own standard deviations has not been subtracted.
@@ -51,11 +56,13 @@ def make_mask_planes(
     Returns
     -------
     planes : `dict` [`str`, `numpy.ndarray`]
-        ``NO_DATA`` (not finite, or a border filled with one value) and ``SATURATED``, ``(Ny, Nx)``, bool.
+        ``NO_DATA`` (not finite, a border filled with one value, or a rim of another level) and
+        ``SATURATED``, ``(Ny, Nx)``, bool.
     note : `str`
         What was found by which rule.
     """
-    blank = find_blank_border(image)
+    blank = find_blank_border(image, grow=_BLANK_GROWTH)
+    odd = find_odd_rim(image, blank, depth=_RIM_DEPTH, n_sigma=_RIM_SIGMA) & ~blank
     origin = "as asked for"
     if saturation is None:
         saturation, origin = find_keyword(header, SATURATION_KEYS), "from the header"
@@ -65,10 +72,11 @@ def make_mask_planes(
     # Detectors leave the straight line a little below the level that is quoted.
     level = np.inf if saturation is None else saturation * (0.99 if saturation > 0 else 1.0)
     saturated = find_saturated(image, level, grow=_SATURATION_GROWTH)
-    no_data = ~np.isfinite(image) & ~(image == np.inf) | blank
+    no_data = ~np.isfinite(image) & ~(image == np.inf) | blank | odd
     note = (
         f"mask made from the pixels: {np.count_nonzero(~np.isfinite(image))} not finite, "
-        f"{np.count_nonzero(blank)} of a blank border, {np.count_nonzero(saturated)} saturated "
+        f"{np.count_nonzero(blank)} of a blank border, {np.count_nonzero(odd)} of an odd rim, "
+        f"{np.count_nonzero(saturated)} saturated "
     )
     note += "(no saturation level known)" if saturation is None else f"(level {saturation:.6g} {origin})"
     return {"NO_DATA": no_data, "SATURATED": saturated}, note

@@ -6,7 +6,15 @@ The algorithms see a PSF as a `~lsst.twinkles.diffim.algorithms.psf_grid.PsfGrid
 
 from __future__ import annotations
 
-__all__ = ("InvalidPsfError", "psf_from_grid", "psf_fwhm", "psf_sigma", "sample_psf", "square_odd")
+__all__ = (
+    "InvalidPsfError",
+    "neighbour_ratio",
+    "psf_from_grid",
+    "psf_fwhm",
+    "psf_sigma",
+    "sample_psf",
+    "square_odd",
+)
 
 import math
 from typing import TYPE_CHECKING
@@ -153,6 +161,25 @@ def psf_sigma(psf: PsfGrid | np.ndarray) -> float:
 def psf_fwhm(psf: PsfGrid | np.ndarray) -> float:
     """Return the full width at half maximum, in pixels, of the Gaussian as wide as a PSF (`psf_sigma`)."""
     return FWHM_PER_SIGMA * psf_sigma(psf)
+
+
+def neighbour_ratio(psf: PsfGrid) -> float:
+    """Return how bright the neighbours of a star's brightest pixel are at least.
+
+    Parameters
+    ----------
+    psf : `PsfGrid`
+        PSF, centred on a pixel, where the ratio is least.
+
+    Returns
+    -------
+    ratio : `float`
+        Mean of the fainter of the two pairs of opposite neighbours over the centre, least of all nodes.
+    """
+    c = psf.size // 2
+    stamps = psf.stamps.reshape(-1, psf.size, psf.size)
+    pairs = stamps[:, c, c - 1] + stamps[:, c, c + 1], stamps[:, c - 1, c] + stamps[:, c + 1, c]
+    return max(float((np.minimum(*pairs) / 2 / stamps[:, c, c]).min()), 0.0)
 
 
 def _node_positions(psf: PointSpreadFunction, bbox: Box, grid: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..algorithms.read.flaws import find_spikes
 from ..algorithms.read.sky import SkyModel, estimate_sky
 from .fits_files import UnreadableExposureError, is_lsst_images_file
 from .header_values import VISIT_KEYS, find_band, find_exposure_facts, find_keyword, nanojansky_per_unit
 from .make_missing import make_mask_planes, make_variance, make_wcs
 from .plain_fits import PlainExposure, read_plain_fits
-from .psfs import psf_from_grid
+from .psfs import neighbour_ratio, psf_from_grid, sample_psf
 
 if TYPE_CHECKING:
     from lsst.images import Box, DetectorFrame, Mask, SkyProjection, VisitImage
@@ -28,6 +29,9 @@ _LOG = logging.getLogger(__name__)
 
 # Side of the cells in which sky and scatter are estimated, in pixels.
 _SKY_MESH = 64
+# A spike is this many sigma high, and its neighbours have less than this part of what a star's would have.
+_SPIKE_SIGMA = 6.0
+_SPIKE_RATIO = 0.5
 
 
 def read_exposure(
@@ -239,6 +243,15 @@ class _Builder:
             self.projection = make_sky_projection(wcs, visit=self.visit, bbox=self.bbox)
             self.note("madeWcs", note)
         self.psf = self._psf()
+        if self.plain.planes is None:
+            self._mark_spikes()
+
+    def _mark_spikes(self) -> None:
+        """Mark hot pixels and cosmic rays of an image without a mask, which the PSF tells from stars."""
+        light = np.where(np.isfinite(self.image), self.image - self.sky.level, 0.0)
+        ratio = _SPIKE_RATIO * neighbour_ratio(sample_psf(self.psf, self.bbox, grid=3))
+        spikes = find_spikes(light, np.sqrt(self.variance), self.bad, least_ratio=ratio, n_sigma=_SPIKE_SIGMA)
+        self._mark("BAD", spikes, "sharper than the PSF (hot or dead pixels, cosmic rays)")
 
     def _psf(self) -> PointSpreadFunction:
         """Return the file's PSF, or one measured from the stars."""

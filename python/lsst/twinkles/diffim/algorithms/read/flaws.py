@@ -1,8 +1,8 @@
-"""Pixels of a bare image that cannot be trusted: saturated ones, blank borders, odd rims."""
+"""Pixels of a bare image that cannot be trusted: saturated ones, spikes, blank borders, odd rims."""
 
 from __future__ import annotations
 
-__all__ = ("find_blank_border", "find_odd_rim", "find_pile_up", "find_saturated")
+__all__ = ("find_blank_border", "find_odd_rim", "find_pile_up", "find_saturated", "find_spikes")
 
 import numpy as np
 from scipy.ndimage import binary_dilation, label
@@ -64,6 +64,50 @@ def find_saturated(image: np.ndarray, level: float, *, grow: int) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         saturated = image >= level
     return binary_dilation(saturated, iterations=grow) if grow > 0 and saturated.any() else saturated
+
+
+def find_spikes(
+    light: np.ndarray, sigma: np.ndarray, bad: np.ndarray, *, least_ratio: float, n_sigma: float
+) -> np.ndarray:
+    """Find pixels that stand out more sharply than any star: hot and dead pixels, cosmic rays.
+
+    Of the two neighbours in a row and the two in a column the mean of the fainter pair is compared with the
+    pixel. Tracks of a pixel's width are found along with single pixels.
+
+    Parameters
+    ----------
+    light : `numpy.ndarray`, ``(Ny, Nx)``
+        Sky-subtracted pixels, finite.
+    sigma : `numpy.ndarray`, ``(Ny, Nx)``
+        Standard deviation of each pixel.
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Pixels that are not judged, nor their neighbours by them.
+    least_ratio : `float`
+        Ratio of the pair to the pixel below which it is no star, somewhat below that of the PSF.
+    n_sigma : `float`
+        Least deviation of a spike from the sky.
+
+    Returns
+    -------
+    spikes : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Mask; the outermost pixels are never in it.
+    """
+    spikes = np.zeros(light.shape, dtype=bool)
+    inner = np.s_[1:-1, 1:-1]
+    peak, noise = np.abs(light[inner]), sigma[inner]
+    sign = np.sign(light[inner])
+    pairs = np.minimum(light[1:-1, :-2] + light[1:-1, 2:], light[:-2, 1:-1] + light[2:, 1:-1]) / 2
+    dark = np.maximum(light[1:-1, :-2] + light[1:-1, 2:], light[:-2, 1:-1] + light[2:, 1:-1]) / -2
+    fainter = np.where(sign > 0, pairs, dark)
+    # The noise of a pair is that of a pixel over the root of two.
+    limit = least_ratio * peak - _PAIR_MARGIN * noise / np.sqrt(2.0)
+    near_bad = binary_dilation(bad, np.ones((3, 3), dtype=bool))
+    spikes[inner] = (peak > n_sigma * noise) & (fainter < limit) & ~near_bad[inner]
+    return spikes
+
+
+# Standard deviations by which a pair has to miss what a star would have.
+_PAIR_MARGIN = 2.0
 
 
 def find_blank_border(image: np.ndarray, *, grow: int) -> np.ndarray:
