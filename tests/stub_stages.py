@@ -7,16 +7,18 @@ import time
 import astropy.units as u
 import numpy as np
 from astropy.table import Table
-from lsst.images import DifferenceImage, Image, VisitImage
+from lsst.images import DifferenceImage, Image, Mask, VisitImage
 from lsst.pex.config import Config, Field, ListField
 from lsst.pipe.base import NoWorkFound, Struct, Task
 
+from lsst.twinkles.diffim.adapters.masks import difference_mask_schema
 from lsst.twinkles.diffim.tasks.errors import InsufficientKernelSourcesError
+from lsst.twinkles.diffim.tasks.subtract import AlardLuptonSubtractConfig
 
 THREADS = ("TWINKLES_DIFFIM_NUM_THREADS", "OMP_NUM_THREADS")
 
 
-class StubSubtractConfig(Config):
+class StubSubtractConfig(AlardLuptonSubtractConfig):
     failVisits = ListField[int](doc="Visits on which an algorithm fails.", default=[])
     bugVisits = ListField[int](doc="Visits on which there is a bug.", default=[])
     noWorkVisits = ListField[int](doc="Visits for which there is nothing to do.", default=[])
@@ -48,7 +50,7 @@ class StubSubtractTask(Task):
             time.sleep(self.config.sleepSeconds)
         difference = DifferenceImage(
             Image(science.image.array - template.image.array, bbox=science.bbox, unit=science.unit),
-            mask=science.mask,
+            mask=Mask(schema=difference_mask_schema(), bbox=science.bbox),
             variance=Image(
                 science.variance.array + template.variance.array, bbox=science.bbox, unit=science.unit**2
             ),
@@ -87,8 +89,10 @@ class StubDetectionTask(Task):
     _DefaultName = "detection"
 
     def run(self, difference):
-        y, x = np.nonzero(np.abs(difference.image.array) > 20 * np.sqrt(difference.variance.array))
-        return Struct(sources=Table({"x": x, "y": y}), positive=None, negative=None, score=None)
+        significance = difference.image.array / np.sqrt(difference.variance.array)
+        positive, negative = significance > 20, significance < -20
+        y, x = np.nonzero(positive | negative)
+        return Struct(sources=Table({"x": x, "y": y}), positive=positive, negative=negative, score=None)
 
 
 class StubMeasurementTask(Task):

@@ -5,14 +5,16 @@ from __future__ import annotations
 __all__ = ("main",)
 
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 from .gen2_parser import DEFAULT_TIMEOUT, Gen2ArgumentParser
+from .logs import COMMAND_LOGGER, ProgressDisplay, log_to_stderr
 from .places import CommandError, Places, find_places, remove_output
 
 if TYPE_CHECKING:
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
     from ..pipeline.output_repository import OutputRepository
     from ..tasks.image_difference import ImageDifferenceConfig
     from .gen2_parser import Gen2Arguments
+    from .logs import StderrHandler
     from .pairs import ExposurePair, PairSelection
     from .runner import Outcome
 
-_LOG = logging.getLogger("lsst.imageDifference")
+_LOG = logging.getLogger(COMMAND_LOGGER)
 _PROG = "imageDifference.py"
 _DESCRIPTION = """\
 Subtract a template from each of a number of calibrated exposures: PSF-matched difference image, noise
@@ -58,8 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         With ``--doraise``, the first error.
     """
     args = Gen2ArgumentParser(_PROG, _DESCRIPTION).parse(sys.argv[1:] if argv is None else argv)
-    from .logs import log_to_stderr
-
     with log_to_stderr(args.log_levels, long=args.long_log) as handler, _terminate_as_exit():
         try:
             return _Command(args, handler).run()
@@ -73,38 +74,42 @@ def main(argv: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return INTERRUPTED
+        except BrokenPipeError:
+            # "--show config | head" has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
 
 
 class _Command:
     """The steps of one run of the command."""
 
-    def __init__(self, args: Gen2Arguments, handler: Any) -> None:
+    def __init__(self, args: Gen2Arguments, handler: StderrHandler) -> None:
         self.args = args
         self.handler = handler
 
     def run(self) -> int:
+        """Do what the arguments ask for; return the exit status."""
         args = self.args
         places = find_places(args)
-        _import_debug(args)
+        _heed_odd_options(args)
         config = _make_config(args)
         _show_config_words(args, config)
         if args.show_only and "data" not in args.show:
             return 0
-        butler = _open_input(places)
-        selection = _select(args, butler, places)
-        if "data" in args.show:
-            from .show import show_data
+        with closing(_open_input(places)) as butler:
+            selection = _select(args, butler, places)
+            if "data" in args.show:
+                from .show import show_data
 
-            print(show_data(selection.science, selection.templates))
-        if args.show_only:
-            return 0
-        return self._process(config, places, butler, selection)
+                print(show_data(selection.science, selection.templates))
+            if args.show_only:
+                return 0
+            return self._process(config, places, butler, selection)
 
     def _process(
         self, config: ImageDifferenceConfig, places: Places, butler: Butler, selection: PairSelection
     ) -> int:
         """Open the output, process the pairs, tell how many failed."""
-        args = self.args
         outcomes = list(self._refuse(selection))
         if not selection.pairs:
             if not outcomes:
@@ -113,21 +118,29 @@ class _Command:
                     'you may preview data using "--show data"'
                 )
             return self._finish(outcomes, asked=selection.named)
+        output = self._initialize(config, places, butler, selection)
+        if output is None:
+            return 1
+        with closing(output.butler), _profile(self.args):
+            outcomes += self._run_pairs(config, places, output, selection)
+            return self._finish(outcomes, asked=True, output=output)
+
+    def _initialize(
+        self, config: ImageDifferenceConfig, places: Places, butler: Butler, selection: PairSelection
+    ) -> OutputRepository | None:
+        """Return the output repository; `None` after telling why there is none."""
         try:
-            output = _open_output(args, config, places, butler, selection)
+            return _open_output(self.args, config, places, butler, selection)
         except CommandError:
             raise
         except Exception as error:
-            if args.do_raise:
+            if self.args.do_raise:
                 raise
             from .pair_work import explain
 
             text, traceback = explain(error)
             _LOG.critical("Failed in task initialization: %s", text, exc_info=traceback)
-            return 1
-        with _profile(args):
-            outcomes += self._run_pairs(config, places, output, selection)
-        return self._finish(outcomes, asked=True, output=output)
+            return None
 
     def _refuse(self, selection: PairSelection) -> Iterator[Outcome]:
         """Report the data ids that have no usable template."""
@@ -149,7 +162,6 @@ class _Command:
         selection: PairSelection,
     ) -> Iterator[Outcome]:
         """Process the pairs that no earlier run has finished."""
-        from .logs import ProgressDisplay
         from .pair_work import PairSetup
         from .runner import run_jobs
 
@@ -163,13 +175,11 @@ class _Command:
         setup = PairSetup(places.input, output.root, config, args.do_raise)
         timeout = DEFAULT_TIMEOUT if args.timeout is None and args.processes > 1 else args.timeout
         n_failed = 0
-        with ProgressDisplay(len(pairs), self.handler) as progress:
-            for number, outcome in enumerate(
-                run_jobs(
-                    setup, pairs, processes=args.processes, timeout=timeout, log_levels=args.log_levels
-                ),
-                start=1,
-            ):
+        results = run_jobs(
+            setup, pairs, processes=args.processes, timeout=timeout, log_levels=args.log_levels
+        )
+        with ProgressDisplay(len(pairs), self.handler) as progress, closing(results):
+            for number, outcome in enumerate(results, start=1):
                 if outcome.error is not None and args.do_raise:
                     raise outcome.error
                 n_failed += outcome.kind == "failed"
@@ -220,7 +230,8 @@ def _report(outcome: Outcome, number: int, total: int) -> None:
     _LOG.info("[%d/%d] dataId=%s %s in %.1f s%s", number, total, outcome.label, how, outcome.seconds, detail)
 
 
-def _import_debug(args: Gen2Arguments) -> None:
+def _heed_odd_options(args: Gen2Arguments) -> None:
+    """Warn of --calib, import the module debug."""
     if args.calib:
         _LOG.warning("--calib %s is ignored: a Gen3 repository keeps its calibrations itself.", args.calib)
     if args.debug:
@@ -278,10 +289,9 @@ def _select(args: Gen2Arguments, butler: Butler, places: Places) -> PairSelectio
     if not args.template_ids and not args.show_only:
         raise CommandError("no template specified; give one with --templateId KEY=VALUE, e.g. visit=250")
     try:
-        selection = select_pairs(butler, args.ids, args.template_ids)
+        return select_pairs(butler, args.ids, args.template_ids, place=places.input)
     except DataIdError as error:
         raise CommandError(str(error)) from error
-    return selection
 
 
 def _open_output(
@@ -306,15 +316,13 @@ def _open_output(
         refs={ref.id: ref for pair in pairs for ref in (pair.science, pair.template)}.values(),
         collections=sorted({pair.science.run for pair in pairs}),
     )
-    guard_config(
-        output,
-        config,
-        clobber=args.clobber_config or args.no_backup_config,
-        backup=not args.no_backup_config,
-    )
-    guard_versions(
-        output, clobber=args.clobber_versions, backup=not args.no_backup_config, skip=args.no_versions
-    )
+    backup = not args.no_backup_config
+    try:
+        guard_config(output, config, clobber=args.clobber_config or not backup, backup=backup)
+        guard_versions(output, clobber=args.clobber_versions, backup=backup, skip=args.no_versions)
+    except BaseException:
+        output.butler.close()
+        raise
     return output
 
 

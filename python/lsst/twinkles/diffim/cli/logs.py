@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ("LineFormatter", "ProgressDisplay", "current_label", "data_id_label", "log_to_stderr", "set_levels")
+__all__ = (
+    "COMMAND_LOGGER",
+    "LineFormatter",
+    "ProgressDisplay",
+    "StderrHandler",
+    "current_label",
+    "data_id_label",
+    "log_to_stderr",
+    "set_levels",
+)
 
 import contextvars
 import logging
@@ -10,6 +19,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
+
+COMMAND_LOGGER = "lsst.imageDifference"
+"""Name under which the command speaks: that of its task."""
 
 _LEVELS = {
     "trace": 5,
@@ -55,7 +67,7 @@ class LineFormatter(logging.Formatter):
         return super().format(record)
 
 
-class _StderrHandler(logging.StreamHandler):
+class StderrHandler(logging.StreamHandler):
     """Writes to whatever the standard error is at the moment, above a progress bar if there is one."""
 
     def __init__(self) -> None:
@@ -63,6 +75,7 @@ class _StderrHandler(logging.StreamHandler):
         self.above_bar: Any = nullcontext
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
         self.stream = sys.stderr
         with self.above_bar():
             super().emit(record)
@@ -111,7 +124,7 @@ def set_levels(levels: LogLevels) -> dict[str, int]:
 
 
 @contextmanager
-def log_to_stderr(levels: LogLevels, *, long: bool = False) -> Iterator[_StderrHandler]:
+def log_to_stderr(levels: LogLevels, *, long: bool = False) -> Iterator[StderrHandler]:
     """Write log messages to the standard error within a ``with`` block.
 
     Parameters
@@ -122,7 +135,7 @@ def log_to_stderr(levels: LogLevels, *, long: bool = False) -> Iterator[_StderrH
         Whether lines have time, data id and place.
     """
     root = logging.getLogger()
-    handler = _StderrHandler()
+    handler = StderrHandler()
     handler.setFormatter(LineFormatter(long=long))
     before = set_levels(levels)
     root.addHandler(handler)
@@ -145,7 +158,7 @@ class ProgressDisplay:
         That of `log_to_stderr`, whose lines go above the bar.
     """
 
-    def __init__(self, total: int, handler: _StderrHandler) -> None:
+    def __init__(self, total: int, handler: StderrHandler) -> None:
         from tqdm import tqdm
 
         self._handler = handler

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from lsst.daf.butler import DatasetRef
 from lsst.pipe.base import AlgorithmError, NoWorkFound, Struct, TaskMetadata
@@ -24,7 +24,7 @@ from ..pipeline.repository import RepositoryError, open_butler, open_input_repos
 from ..pipeline.staging import OutputWriteError
 from ..tasks.errors import UnusableExposureError
 from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
-from .logs import data_id_label
+from .logs import COMMAND_LOGGER, data_id_label
 from .pairs import ExposurePair
 from .runner import Outcome, RunnerError
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..tasks.image_difference import ImageDifferenceConfig
 
-_LOG = logging.getLogger("lsst.imageDifference")
+_LOG = logging.getLogger(COMMAND_LOGGER)
 
 _SENTENCES = (
     AlgorithmError,
@@ -87,6 +87,13 @@ class PairWork:
         )
         self._task = TwinklesImageDifferenceTask(config=setup.config)
         self._digest = digest_config(setup.config)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._input.close()
+        self._output.butler.close()
 
     def __call__(self, pair: ExposurePair) -> Outcome:
         """Process a pair; never raises on account of the data.

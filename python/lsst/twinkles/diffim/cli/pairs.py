@@ -12,8 +12,9 @@ from typing import Any
 from lsst.daf.butler import Butler, DatasetRef
 
 from ..pipeline.data_ids import find_exposures, resolve_data_ids
+from .logs import COMMAND_LOGGER
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger(COMMAND_LOGGER)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,11 @@ def describe_data_id(ref: DatasetRef) -> str:
 
 
 def select_pairs(
-    butler: Butler, ids: Sequence[Mapping[str, str]], template_ids: Sequence[Mapping[str, str]]
+    butler: Butler,
+    ids: Sequence[Mapping[str, str]],
+    template_ids: Sequence[Mapping[str, str]],
+    *,
+    place: str,
 ) -> PairSelection:
     """Find the exposures that data ids name, and put them together.
 
@@ -78,6 +83,8 @@ def select_pairs(
         Data ids as the command line has them. The first template id serves;
         the others are looked for, and ignored. A template is of the same
         instrument and detector as the science exposure.
+    place : `str`
+        Name of the repository, for messages.
 
     Returns
     -------
@@ -90,10 +97,10 @@ def select_pairs(
     lsst.twinkles.diffim.pipeline.data_ids.DataIdError
         If a key is not known or a value cannot be cast.
     """
-    science = _find(butler, ids, "dataId")
-    candidates = _find(butler, template_ids[:1], "templateId")
+    science = _find(butler, ids, "dataId", place)
+    candidates = _find(butler, template_ids[:1], "templateId", place)
     if len(template_ids) > 1:
-        _find(butler, template_ids[1:], "templateId")
+        _find(butler, template_ids[1:], "templateId", place)
         _LOG.warning(
             "%d template data ids were given; only the first, %s, is used.",
             len(template_ids),
@@ -119,10 +126,10 @@ def select_pairs(
     return PairSelection(tuple(pairs), refused, science, tuple(templates.values()), any(ids))
 
 
-def _find(butler: Butler, ids: Sequence[Mapping[str, str]], word: str) -> tuple[DatasetRef, ...]:
+def _find(butler: Butler, ids: Sequence[Mapping[str, str]], word: str, place: str) -> tuple[DatasetRef, ...]:
     selection = find_exposures(butler, ids)
     for data_id in selection.missing:
-        _LOG.warning("No data found for %s=%s", word, data_id)
+        _LOG.warning("No data found for %s=%s in %s; skipped.", word, data_id, place)
     return selection.refs
 
 
@@ -148,5 +155,5 @@ def _no_template(ref: DatasetRef, template_id: Mapping[str, str]) -> str:
     return (
         f"There is no template: --templateId {' '.join(f'{k}={v}' for k, v in template_id.items())} selects "
         f"no exposure of {ref.dataId['instrument']} detector {ref.dataId['detector']}; "
-        'look with --templateId and "--show data", or with "butler query-datasets".'
+        'a bare --templateId with "--show data" lists what there is.'
     )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 __all__ = ("Outcome", "RunnerError", "run_jobs")
 
-import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from .logs import LogLevels
 
-_LOG = logging.getLogger(__name__)
-
 type Kind = Literal["done", "skipped", "no work", "failed"]
 type Work = Callable[[Any], Outcome]
+type WorkMaker = Callable[[], AbstractContextManager[Work]]
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,21 @@ class RunnerError(RuntimeError):
 
 
 def run_jobs(
-    make_work: Callable[[], Work],
+    make_work: WorkMaker,
     jobs: Sequence[Any],
     *,
     processes: int = 1,
     timeout: float | None = None,
     log_levels: LogLevels = (),
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Do jobs, in the order in which they come to an end.
 
     Parameters
     ----------
     make_work : callable
-        Returns the function that does a job; called once a process. With more
-        than one process it and the jobs have to be picklable.
+        Returns a context manager that gives the function which does a job;
+        called once a process. With more than one process it and the jobs have
+        to be picklable.
     jobs : sequence
         Jobs, each with an attribute ``label``.
     processes : `int`, optional
@@ -78,9 +78,9 @@ def run_jobs(
         If workers cannot start.
     """
     if processes == 1 and timeout is None:
-        work = make_work()
-        for job in jobs:
-            yield work(job)
+        with make_work() as work:
+            for job in jobs:
+                yield work(job)
         return
     from .workers import WorkerPool
 

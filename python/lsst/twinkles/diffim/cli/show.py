@@ -6,15 +6,19 @@ __all__ = ("show_config", "show_data", "show_history", "show_tasks")
 
 import fnmatch
 import io
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from .logs import COMMAND_LOGGER
 from .places import CommandError
 
 if TYPE_CHECKING:
     from lsst.daf.butler import DatasetRef
     from lsst.pex.config import Config
+
+_LOG = logging.getLogger(COMMAND_LOGGER)
 
 _PREFIX = "config."
 _OBEY_CASE = ":NOIGNORECASE"
@@ -42,7 +46,10 @@ def show_config(config: Config, pattern: str = "") -> str:
     if not pattern:
         return stream.getvalue().rstrip("\n")
     matches = _compile(pattern)
-    found = [entry for name, entry in _split_entries(stream.getvalue()) if matches(name)]
+    entries = list(_split_entries(stream.getvalue()))
+    found = [text for name, text in entries if matches(name) or matches(_without_choice(name))]
+    if not found:
+        _LOG.warning("No field of the configuration fits the pattern %r.", pattern)
     return "\n\n".join(found)
 
 
@@ -63,7 +70,12 @@ def _split_entries(text: str) -> Iterator[tuple[str, str]]:
             continue
         entry.append(line)
         if line.startswith(_PREFIX):
-            yield re.split(r"[=\[(]", line.removeprefix(_PREFIX), maxsplit=1)[0], "\n".join(entry)
+            yield re.split(r"[=(]", line.removeprefix(_PREFIX), maxsplit=1)[0], "\n".join(entry)
+
+
+def _without_choice(name: str) -> str:
+    """Return ``subtract.kernel.kernelSize`` for ``subtract.kernel['AL'].kernelSize``."""
+    return re.sub(r"\[[^]]*\]", "", name)
 
 
 def show_history(config: Config, name: str) -> str:

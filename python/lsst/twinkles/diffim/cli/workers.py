@@ -16,15 +16,15 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from .logs import LogLevels, current_label, set_levels
-from .runner import Outcome, RunnerError, Work
+from .logs import COMMAND_LOGGER, LogLevels, current_label, set_levels
+from .runner import Outcome, RunnerError, WorkMaker
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger(COMMAND_LOGGER)
 
 _SPAWN = multiprocessing.get_context("spawn")
 _THREAD_VARIABLES = (
@@ -54,9 +54,7 @@ class WorkerPool:
         Levels of the workers' loggers; their messages are logged here.
     """
 
-    def __init__(
-        self, make_work: Callable[[], Work], size: int, timeout: float | None, log_levels: LogLevels
-    ) -> None:
+    def __init__(self, make_work: WorkMaker, size: int, timeout: float | None, log_levels: LogLevels) -> None:
         self._arguments = (make_work, tuple(log_levels))
         self._timeout = timeout
         self._n_threads = _threads_each(size)
@@ -135,7 +133,8 @@ class WorkerPool:
         worker.end(politely=False)
         self._workers.remove(worker)
         _LOG.critical("Failed on dataId=%s: %s", label, reason)
-        return Outcome(label, "failed", reason, error=RunnerError(f"dataId={label}: {reason}"))
+        seconds = time.monotonic() - worker.start
+        return Outcome(label, "failed", reason, seconds, RunnerError(f"dataId={label}: {reason}"))
 
     def _end(self, *, politely: bool) -> None:
         for worker in self._workers:
@@ -155,11 +154,13 @@ class _Worker:
         theirs.close()
         self.is_ready = False
         self.job: Any = None
+        self.start = 0.0
         self.deadline: float | None = None
 
     def give(self, job: Any, timeout: float | None) -> None:
         self.job = job
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.start = time.monotonic()
+        self.deadline = None if timeout is None else self.start + timeout
         with suppress(OSError):  # it has died: noticed when it is listened to
             self.connection.send(job)
 
@@ -193,7 +194,7 @@ class _Worker:
                 self.process.join(max(0.0, limit - time.monotonic()))
 
 
-def _work(connection: Connection, make_work: Callable[[], Work], log_levels: LogLevels) -> None:
+def _work(connection: Connection, make_work: WorkMaker, log_levels: LogLevels) -> None:
     """Be a worker: what runs in the new process."""
     signal.signal(signal.SIGTERM, _leave)
     _follow_parent()
@@ -201,12 +202,12 @@ def _work(connection: Connection, make_work: Callable[[], Work], log_levels: Log
     logging.getLogger().addHandler(handler)
     set_levels(log_levels)
     try:
-        work = make_work()
+        context = make_work()
     except Exception as error:
         handler.send("broken", make_portable(error))
         return
     handler.send("ready", None)
-    with suppress(EOFError):
+    with context as work, suppress(EOFError):
         while (job := connection.recv()) is not None:
             outcome = work(job)
             if outcome.error is not None:
@@ -251,7 +252,7 @@ class _Forwarder(logging.handlers.QueueHandler):
         self.send("log", record)
 
 
-class _RemoteTraceback(Exception):
+class _RemoteTracebackError(Exception):
     """Shows where in a worker an error came from."""
 
     def __str__(self) -> str:
@@ -280,7 +281,7 @@ class _PortableError:
 
 
 def _rebuild_error(error: BaseException, text: str) -> BaseException:
-    error.__cause__ = _RemoteTraceback(text)
+    error.__cause__ = _RemoteTracebackError(text)
     return error
 
 
