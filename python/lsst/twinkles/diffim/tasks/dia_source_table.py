@@ -21,7 +21,7 @@ from ..algorithms.match.prefilter import cut_stamps
 from ..algorithms.measure.psf_fit import ForcedFluxes, PsfFits
 
 if TYPE_CHECKING:
-    from lsst.images import DifferenceImage
+    from lsst.images import DifferenceImage, SkyProjection
 
 _FLAGS = {
     "bad": ("BAD",),
@@ -135,13 +135,12 @@ def _add_positions(
 ) -> None:
     """Add pixel and sky positions, with errors through the local affine part of the projection."""
     projection = difference.sky_projection
-    sky = projection.pixel_to_sky(x=x, y=y)
-    ra, dec = np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
+    ra, dec = _sky_degrees(projection, x, y)
     jacobian = np.empty((len(x), 2, 2))
     for k, (dx, dy) in enumerate(((0.5, 0.0), (0.0, 0.5))):
-        high, low = projection.pixel_to_sky(x=x + dx, y=y + dy), projection.pixel_to_sky(x=x - dx, y=y - dy)
-        jacobian[:, 0, k] = np.mod(high.ra.deg - low.ra.deg + 180.0, 360.0) - 180.0
-        jacobian[:, 1, k] = high.dec.deg - low.dec.deg
+        high, low = _sky_degrees(projection, x + dx, y + dy), _sky_degrees(projection, x - dx, y - dy)
+        jacobian[:, 0, k] = np.mod(high[0] - low[0] + 180.0, 360.0) - 180.0
+        jacobian[:, 1, k] = high[1] - low[1]
     pixel = np.empty((len(x), 2, 2))
     pixel[:, 0, 0], pixel[:, 1, 1] = fits.x_error**2, fits.y_error**2
     pixel[:, 0, 1] = pixel[:, 1, 0] = fits.xy_covariance
@@ -167,6 +166,14 @@ def _add_positions(
     table["centroid_flag"] = Column(
         fits.failed, description="No centroid found; the position is that of the peak"
     )
+
+
+def _sky_degrees(projection: SkyProjection, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return right ascension and declination in degrees."""
+    if len(x) == 0:
+        return np.empty(0), np.empty(0)  # the transform refuses to work on nothing
+    sky = projection.pixel_to_sky(x=x, y=y)
+    return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
 
 
 def _add_fluxes(
