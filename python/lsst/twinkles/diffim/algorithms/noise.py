@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .cells_nb import clipped_medians
 from .spatial import chebyshev_terms
 
 MAD_TO_SIGMA = 1.4826
+_CLIP = 3.0
+_ITERATIONS = 3
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def _cells(shape: tuple[int, int], size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cell_statistics(
-    image: np.ndarray, bad: np.ndarray, *, size: int, min_fraction: float, max_pixels: int = 4096
+    image: np.ndarray, bad: np.ndarray, *, size: int, min_fraction: float, max_pixels: int = 1_500_000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Clipped median and scatter in cells.
 
@@ -87,7 +90,7 @@ def cell_statistics(
     min_fraction : `float`
         Cells with a smaller share of good pixels are NaN.
     max_pixels : `int`
-        A regular subset of about this many pixels of a cell is used.
+        Pixels to look at in all; of each cell a regular subset is taken, of 512 pixels at least.
 
     Returns
     -------
@@ -99,29 +102,11 @@ def cell_statistics(
     edge_y, edge_x = _cells(image.shape, size)
     shape = (len(edge_y) - 1, len(edge_x) - 1)
     median, sigma, number = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape)
-    for j in range(shape[0]):
-        for i in range(shape[1]):
-            rows, cols = slice(edge_y[j], edge_y[j + 1]), slice(edge_x[i], edge_x[i + 1])
-            good = ~bad[rows, cols]
-            if good.sum() < max(min_fraction * good.size, 9):
-                continue
-            pixels = image[rows, cols][good]
-            pixels = pixels[:: max(1, len(pixels) // max_pixels)]
-            median[j, i], sigma[j, i], number[j, i] = clipped_median(pixels)
+    most = int(np.clip(max_pixels / (shape[0] * shape[1]), 512, 4096))
+    clipped_medians(
+        image, bad, edge_y, edge_x, most, min_fraction, _CLIP, _ITERATIONS, median, sigma, number
+    )
     return median, sigma, number, 0.5 * (edge_x[1:] + edge_x[:-1] - 1), 0.5 * (edge_y[1:] + edge_y[:-1] - 1)
-
-
-def clipped_median(pixels: np.ndarray, *, clip: float = 3.0, iterations: int = 3) -> tuple[float, float, int]:
-    """Median, robust standard deviation and number of pixels after clipping."""
-    middle, width = float(np.median(pixels)), 0.0
-    for _ in range(iterations):
-        width = MAD_TO_SIGMA * float(np.median(np.abs(pixels - middle)))
-        kept = pixels[np.abs(pixels - middle) <= clip * width]
-        if len(kept) == len(pixels) or len(kept) < 3:
-            break
-        pixels = kept
-        middle = float(np.median(pixels))
-    return middle, width, len(pixels)
 
 
 def fit_sky(image: np.ndarray, bad: np.ndarray, *, size: int, order: int) -> np.ndarray:
