@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,15 +124,16 @@ def _simulate(args: argparse.Namespace) -> int:
     campaign.check_scene(_truth_directory(args))
     is_there = (args.repo / "butler.yaml").exists()
     butler = open_writeable_repository(args.repo) if is_there else create_repository(args.repo, db=args.db)
-    campaign.write_scene(_truth_directory(args))
-    campaign = _leave_out_known(campaign, butler)
-    bar = tqdm(total=len(campaign.conditions), unit="visit", disable=not sys.stderr.isatty())
-    # A whole CCD is half a gigabyte in memory: register each as it comes.
-    with bar, ExposureIngester(butler, batch_size=1) as ingester:
-        for exposure, truth in campaign.run(processes=args.processes):
-            ingester.add(exposure)
-            campaign.write_visit_truth(truth, _truth_directory(args))
-            bar.update()
+    with closing(butler):
+        campaign.write_scene(_truth_directory(args))
+        campaign = _leave_out_known(campaign, butler)
+        bar = tqdm(total=len(campaign.conditions), unit="visit", disable=not sys.stderr.isatty())
+        # A whole CCD is half a gigabyte in memory: register each as it comes.
+        with bar, ExposureIngester(butler, batch_size=1) as ingester:
+            for exposure, truth in campaign.run(processes=args.processes):
+                ingester.add(exposure)
+                campaign.write_visit_truth(truth, _truth_directory(args))
+                bar.update()
     for label, error in ingester.report.failed.items():
         _LOG.error("%s: %s", label, error)
     for line in _closing_lines(args, campaign, len(ingester.report.ingested)):
