@@ -82,6 +82,15 @@ class VaryingPsf:
         """Return the stamp in the middle of the field, ``(size, size)``, of unit sum."""
         return self.stamp(x=self.center[0], y=self.center[1], size=size)
 
+    def enclosed(self, size: int = 41) -> float:
+        """Return the fraction of the light that falls on a stamp in the middle of the field.
+
+        PSF models, whose stamps sum to one, leave the rest out of account.
+        """
+        x, y = self.center
+        image = self.profile(x=x, y=y).drawImage(nx=size, ny=size, scale=PIXEL_SCALE_ARCSEC, dtype=np.float64)
+        return float(image.array.sum())
+
     def grid(self, *, nx: int, ny: int, points: int = 6, size: int = 41) -> PsfGrid:
         """Sample the profile on a regular grid over the field."""
         x, y = np.linspace(0, nx - 1, points), np.linspace(0, ny - 1, points)

@@ -176,7 +176,9 @@ def _photometry(
     """Measure transients and static stars where they are known to be."""
     truth = pair.truth[pair.truth["kind"] == "transient"]
     flux, error = _fluxes(values, errors2, psf, x=truth["x"], y=truth["y"])
-    true, snr = np.asarray(truth["difference_flux"]), np.asarray(truth["snr"])
+    # The PSF model of the science image knows nothing of the light beyond its stamps.
+    enclosed = pair.science_visit.psf.enclosed()
+    true, snr = enclosed * np.asarray(truth["difference_flux"]), np.asarray(truth["snr"])
     measured, bright = np.isfinite(flux) & (snr > 5), np.isfinite(flux) & (snr > 10)
     transients = dict(
         bias=100 * _median((flux / true - 1)[bright]),

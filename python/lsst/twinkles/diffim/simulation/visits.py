@@ -173,7 +173,8 @@ def make_exposure(
     mask = Mask(schema=visit_mask_schema(), bbox=bbox)
     for plane, pixels in readout.masks.items():
         mask.set(plane, pixels)
-    scaling = np.array([[conditions.nanojansky_per_electron]])
+    # Calibrated as pipelines do, on fluxes of stars within the stamps of the PSF model.
+    scaling = np.array([[conditions.nanojansky_per_electron / psf.enclosed()]])
     return VisitImage(
         Image(readout.image, bbox=bbox, unit=u.electron),
         mask=mask,
@@ -302,7 +303,7 @@ def _summary(
         dec=float(dec),
         pixelScale=PIXEL_SCALE_ARCSEC,
         expTime=conditions.exposure_time,
-        zeroPoint=conditions.zero_point,
+        zeroPoint=conditions.zero_point + 2.5 * float(np.log10(psf.enclosed())),
         skyBg=sky_level,
         skyNoise=float(np.sqrt(variance)),
         meanVar=variance,
