@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("no output directory specified; give one with --output DIR")
     level = "WARNING" if args.loglevel == "warn" else args.loglevel.upper()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("lsst.twinkles").setLevel(level)
+    logging.getLogger("lsst").setLevel(level)
     try:
         return _configure_and_run(args)
     except KeyboardInterrupt:
@@ -237,9 +237,12 @@ def _write_results(
     sources = result.diaSources
     if sources is not None:
         write_table(sources, directory / "diaSources.parquet")
-    shown = sources if sources is not None and "isNegative" in sources.colnames else _NO_SOURCES
     plot_difference(
-        science, result.matchedExposure, result.subtractedExposure, shown, directory / "difference.png"
+        science,
+        result.matchedExposure,
+        result.subtractedExposure,
+        _NO_SOURCES if sources is None else sources,
+        directory / "difference.png",
     )
     write_summary(
         directory / "summary.json",
@@ -258,8 +261,6 @@ def _closing_line(args: argparse.Namespace, result: Struct) -> str:
     sources = result.diaSources
     if sources is None:
         return f"Wrote {args.output}/difference.fits; no detection was asked for."
-    if "isNegative" not in sources.colnames:
-        return f"Wrote {args.output}/difference.fits; {len(sources)} sources, not measured."
     n_negative = int(sources["isNegative"].sum())
     return (
         f"Wrote {args.output}/difference.fits; {len(sources)} sources: {len(sources) - n_negative} brighter, "
