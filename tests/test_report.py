@@ -4,13 +4,13 @@ import matplotlib
 import numpy as np
 import pytest
 from astropy.table import Table
+from lsst.images.convolution_kernels import ImageBasisConvolutionKernel
+from lsst.images.fields import ChebyshevField
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy import ndimage
 from small_exposures import draw_stars, make_exposure, make_wcs
 
-from lsst.images.convolution_kernels import ImageBasisConvolutionKernel
-from lsst.images.fields import ChebyshevField
 from lsst.twinkles.diffim.report.cutouts import plot_cutouts
 from lsst.twinkles.diffim.report.figures import (
     describe_exposure,
@@ -270,7 +270,7 @@ def test_catalogue_is_compared_with_the_truth(catalogue, truth):
     result = compare_with_truth(catalogue, truth)
     assert list(result.found) == [True, True, False, True, False, False]
     assert list(result.match) == [0, 1, -1, 3, -1, -1]
-    # The last one lies on a supernova that is long gone; a detection of the wrong sign is explained, not right.
+    # The last lies on a supernova that is long gone; what has the wrong sign is explained, not right.
     assert list(result.false) == [False, False, False, False, True]
     assert (result.n_detections, result.n_expected, result.n_found, result.n_false) == (5, 4, 2, 1)
     assert result.completeness == 0.5
