@@ -88,8 +88,8 @@ def convolve_varying(
     workers : `int`
         Threads.
     tolerance : `float`
-        A linear variation within a tile smaller than this, relative to
-        the filter, is left out.
+        A variation within a tile (along x, along y, crossed) smaller than this,
+        relative to the filter, is left out.
     beyond : `str`
         What the images are beyond their rim: their reflection, or zero.
 
@@ -100,9 +100,9 @@ def convolve_varying(
 
     Notes
     -----
-    Within a tile the filter varies linearly between its values at the corners,
-    so that the result has no steps at tile edges: three inverse transforms a
-    tile, ``D = f0*I + u (fx*I) + v (fy*I)``.
+    Within a tile the filter is bilinear between its values at the corners,
+    so that the result has no steps at tile edges: up to four inverse transforms a
+    tile, ``D = f0*I + u (fx*I) + v (fy*I) + u v (fxy*I)``.
     """
     side, halo, inner = grid.side, grid.halo, grid.inner
     ny, nx = grid.shape
@@ -115,7 +115,7 @@ def convolve_varying(
     core = slice(halo, halo + inner)
     for j, y0 in enumerate(grid.y):
         lower, upper = upper, filters(node_x, np.full(len(node_x), node_y[j + 1]))
-        middle = gx = gy = None
+        middle = gx = gy = gxy = None
         for image, low, high in zip(padded, lower, upper, strict=True):
             strip = image[y0 : y0 + side]
             stack = np.stack([strip[:, x0 : x0 + side] for x0 in grid.x])
@@ -128,12 +128,17 @@ def convolve_varying(
                 gx = _accumulate(gx, spectrum, fx)
             if np.abs(fy).max() > size:
                 gy = _accumulate(gy, spectrum, fy)
+            fxy = (a + d - b - c) / 4
+            if np.abs(fxy).max() > size:
+                gxy = _accumulate(gxy, spectrum, fxy)
         assert middle is not None
         out = scipy.fft.irfft2(middle, s=(side, side), workers=workers, overwrite_x=True)[:, core, core]
         if gx is not None:
             out = out + ramp[None, None, :] * _inverse(gx, side, workers)[:, core, core]
         if gy is not None:
             out = out + ramp[None, :, None] * _inverse(gy, side, workers)[:, core, core]
+        if gxy is not None:
+            out = out + np.outer(ramp, ramp) * _inverse(gxy, side, workers)[:, core, core]
         result[y0 : y0 + inner] = out.transpose(1, 0, 2).reshape(inner, -1)
     return result[:ny, :nx]
 
@@ -155,5 +160,4 @@ def _pad(image: np.ndarray, halo: int, tall: int, wide: int, beyond: str) -> np.
     pads = ((halo, tall - ny - halo), (halo, wide - nx - halo))
     if beyond == "zero":
         return np.pad(np.ascontiguousarray(image, dtype=np.float32), pads)
-    mode: Literal["symmetric", "wrap"] = "symmetric" if max(max(p) for p in pads) <= min(ny, nx) else "wrap"
-    return np.pad(np.ascontiguousarray(image, dtype=np.float32), pads, mode=mode)
+    return np.pad(np.ascontiguousarray(image, dtype=np.float32), pads, mode="symmetric")
