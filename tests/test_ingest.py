@@ -177,13 +177,27 @@ def test_visit_numbers_come_from_a_keyword(repo, tmp_path, caplog):
     assert "no header has the keyword NIGHTNUM" in caplog.text
 
 
-@pytest.mark.parametrize("compression", ["lossless", "none"])
+@pytest.mark.parametrize("compression", ["fast", "lossless"])
 def test_exact_compressions_are_exact(repo, tmp_path, compression):
-    path = write(tmp_path, 1)
-    assert run(repo, path, "--compression", compression) == 0
+    image = make_image(1, visit=1, size=150)
+    image.mask.set("SATURATED", image.image.array > 30)
+    image.write(str(tmp_path / "image.fits"))
+    assert run(repo, tmp_path / "image.fits", "--compression", compression) == 0
     with Butler.from_config(repo, collections="TwinklesCam/defaults") as butler:
         stored = butler.get(butler.query_datasets("calexp")[0])
-    np.testing.assert_array_equal(stored.image.array, make_image(1, visit=1).image.array)
+    np.testing.assert_array_equal(stored.image.array, image.image.array)
+    np.testing.assert_array_equal(stored.mask.get("SATURATED"), image.image.array > 30)
+
+
+def test_lossy_compression_adds_a_small_part_of_the_noise(repo, tmp_path):
+    image = make_image(1, visit=1, size=150)
+    image.write(str(tmp_path / "image.fits"))
+    assert run(repo, tmp_path / "image.fits", "--compression", "lossy") == 0
+    with Butler.from_config(repo, collections="TwinklesCam/defaults") as butler:
+        stored = butler.get(butler.query_datasets("calexp")[0])
+    error = stored.image.array - image.image.array
+    # Steps of 1/16 of the noise of 10 have an rms of 1/sqrt(12) of that.
+    assert 0.5 < error.std() / (10 / 16 / np.sqrt(12)) < 2
 
 
 def test_a_list_of_files_and_a_run_of_its_own(repo, tmp_path):

@@ -15,7 +15,7 @@ from lsst.images import DifferenceImage, VisitImage
 
 from .instrument import TwinklesCam
 from .repository import EXPOSURE_DATASET_TYPE, register_exposure_type, repository_root
-from .staging import OutputWriteError, StagedDatasets, remove_stale_stages
+from .staging import DEFAULT_COMPRESSION, OutputWriteError, StagedDatasets, remove_stale_stages
 from .visit_records import VisitConflictError, VisitRecords, insert_visit_records, make_visit_records
 
 _LOG = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class ExposureIngester:
         *,
         run: str | None = None,
         dataset_type: str = EXPOSURE_DATASET_TYPE,
-        compression: str = "lossless",
+        compression: str = DEFAULT_COMPRESSION,
         on_existing: OnExisting = "fail",
         batch_size: int = 32,
     ) -> None:
@@ -207,7 +207,7 @@ def ingest_visit_image(
     run: str | None = None,
     dataset_type: str = EXPOSURE_DATASET_TYPE,
     visit: int | None = None,
-    compression: str = "lossless",
+    compression: str = DEFAULT_COMPRESSION,
     on_existing: OnExisting = "fail",
 ) -> DatasetRef | None:
     """Add one calibrated exposure to a repository.

@@ -24,7 +24,7 @@ from .repository import (
     open_butler,
     repository_root,
 )
-from .staging import StagedDatasets, remove_stale_stages
+from .staging import DEFAULT_COMPRESSION, StagedDatasets, remove_stale_stages
 
 _PARENT_NAME = "_parent"
 _CONFIG_NAME = "butler.yaml"
@@ -180,7 +180,7 @@ def put_outputs(
     products: Mapping[str, Any],
     *,
     inputs: Iterable[DatasetRef] = (),
-    compression: str = "lossless",
+    compression: str = DEFAULT_COMPRESSION,
     backup: bool = False,
 ) -> dict[str, DatasetRef]:
     """Store the results of one data id: all of them or none.
