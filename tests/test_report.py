@@ -298,6 +298,15 @@ def test_kinds_are_counted_apart(catalogue, truth):
     assert lines[-1].split() == ["false", "detections", "1"]
 
 
+def test_flux_of_blends_does_not_count(catalogue, truth):
+    truth.add_row((14.0, 10.0, 90.0, 18.0, "quasar"))
+    result = compare_with_truth(catalogue, truth)
+    assert list(result.alone) == [False, True, True, True, True, True, False]
+    assert result.n_found == 2 and result.flux_bias == pytest.approx(-0.05)
+    near = compare_with_truth(catalogue, truth, isolation=3.0)
+    assert near.alone.all() and near.flux_bias == pytest.approx(0.0)
+
+
 def test_nothing_found_and_nothing_there_are_no_errors(catalogue, truth):
     nothing = compare_with_truth(catalogue[:0], truth)
     assert nothing.n_found == 0 and nothing.completeness == 0.0 and np.isnan(nothing.flux_bias)

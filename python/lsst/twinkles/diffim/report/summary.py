@@ -35,10 +35,11 @@ class TruthComparison:
     n_false : `int`
         Detections with no true change near, however faint.
     flux_bias : `float`
-        Median of measured over true flux, less one, of the found; NaN for none.
+        Median of measured over true flux, less one, of the found that no other
+        change is near; NaN for none.
     pull_median, pull_scatter : `float`
         Median, and 1.4826 times the median absolute deviation, of (measured -
-        true) / error of the found, positive for what was measured too bright of
+        true) / error of the same, positive for what was measured too bright of
         either sign: 0 and 1 for a perfect catalogue.
     position_rms : `float`
         Root of the mean squared distance of the found, per axis, in pixels.
@@ -46,6 +47,8 @@ class TruthComparison:
         For every row of the truth, whether it was detected.
     match : `numpy.ndarray`, ``(N,)``
         For every row of the truth, its detection; -1 for none.
+    alone : `numpy.ndarray`, ``(N,)``, bool
+        For every row of the truth, whether no other change is near.
     false : `numpy.ndarray`, ``(M,)``, bool
         For every detection, whether nothing explains it.
     threshold : `float`
@@ -62,6 +65,7 @@ class TruthComparison:
     position_rms: float
     found: np.ndarray
     match: np.ndarray
+    alone: np.ndarray
     false: np.ndarray
     threshold: float
 
@@ -76,6 +80,7 @@ def compare_with_truth(
     truth: Mapping[str, Any],
     *,
     radius: float = 2.5,
+    isolation: float = 12.0,
     threshold: float = 5.0,
     flux_column: str = "psfFlux",
 ) -> TruthComparison:
@@ -90,6 +95,9 @@ def compare_with_truth(
         ``x``, ``y`` (pixels), ``difference_flux`` and ``snr``.
     radius : `float`, optional
         Pixels within which a detection of the same sign is that change.
+    isolation : `float`, optional
+        Pixels within which another change spoils the flux: images of a lensed
+        quasar are found one by one but measured together.
     threshold : `float`, optional
         True signal-to-noise from which a change is expected to be found.
     flux_column : `str`, optional
@@ -115,7 +123,8 @@ def compare_with_truth(
     match = np.where(real, _match(position, negative, places, change < 0, radius=radius), -1)
     found = match >= 0
     is_false = _distance_to_nearest(position, places[real]) > 2 * radius
-    measured = found & expected
+    alone = _distance_to_neighbour(places, real) > isolation
+    measured = found & expected & alone
     flux = _column(dia_sources, flux_column)[match[measured]]
     error = _column(dia_sources, f"{flux_column}Err")[match[measured]]
     offset = position[match[measured]] - places[measured]
@@ -124,7 +133,7 @@ def compare_with_truth(
     return TruthComparison(
         n_detections=len(position),
         n_expected=int(np.count_nonzero(expected)),
-        n_found=int(np.count_nonzero(measured)),
+        n_found=int(np.count_nonzero(found & expected)),
         n_false=int(np.count_nonzero(is_false)),
         flux_bias=_median(flux / change[measured] - 1),
         pull_median=_median(pull),
@@ -132,6 +141,7 @@ def compare_with_truth(
         position_rms=float(np.sqrt(np.mean(offset**2))) if len(offset) else float("nan"),
         found=found,
         match=match,
+        alone=alone,
         false=is_false,
         threshold=threshold,
     )
@@ -150,7 +160,8 @@ class KindCount:
     n_below : `int`
         Fainter changes that were detected all the same.
     flux_bias : `float`
-        Median of measured over true flux, less one, of the found; NaN for none.
+        Median of measured over true flux, less one, of the found that no other
+        change is near; NaN for none.
     """
 
     kind: str
@@ -195,13 +206,14 @@ def count_kinds(
     for kind in np.unique(kinds):
         mine = kinds == kind
         found = mine & expected & comparison.found
+        alone = found & comparison.alone
         counts.append(
             KindCount(
                 kind=str(kind),
                 n_expected=int(np.count_nonzero(mine & expected)),
                 n_found=int(np.count_nonzero(found)),
                 n_below=int(np.count_nonzero(mine & ~expected & comparison.found)),
-                flux_bias=_median(flux[comparison.match[found]] / change[found] - 1),
+                flux_bias=_median(flux[comparison.match[alone]] / change[alone] - 1),
             )
         )
     return counts
@@ -229,7 +241,7 @@ def format_comparison(comparison: TruthComparison) -> str:
             f"true changes of S/N >= {c.threshold:g}       {c.n_expected}",
             f"  of these found               {c.n_found} ({_percent(c.completeness)})",
             f"false detections               {c.n_false}",
-            f"flux, measured / true - 1      {_percent(c.flux_bias)} (median of the found)",
+            f"flux, measured / true - 1      {_percent(c.flux_bias)} (median, of those apart)",
             f"(measured - true) / error      median {c.pull_median:+.2f}, scatter {c.pull_scatter:.2f}",
             f"position error                 {c.position_rms:.2f} pixels rms an axis",
         )
@@ -262,6 +274,17 @@ def _distance_to_nearest(position: np.ndarray, places: np.ndarray) -> np.ndarray
     if len(position) == 0 or len(places) == 0:
         return np.full(len(position), np.inf)
     return cKDTree(places).query(position)[0]
+
+
+def _distance_to_neighbour(places: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Return the distance of every place to the nearest real one that is not itself, ``(N,)``."""
+    result = np.full(len(places), np.inf)
+    if np.count_nonzero(real) > 1:
+        tree, index = cKDTree(places[real]), np.flatnonzero(real)
+        distance, nearest = tree.query(places, k=2)
+        itself = index[nearest[:, 0]] == np.arange(len(places))
+        result = np.where(itself, distance[:, 1], distance[:, 0])
+    return result
 
 
 def _median(values: np.ndarray) -> float:
