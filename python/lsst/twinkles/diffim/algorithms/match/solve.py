@@ -292,7 +292,8 @@ def _clip(
     """
     n = np.maximum(n_pixels, 1)
     reduced = chi2 / n
-    level = np.median(reduced[used])
+    # Sums in single precision cannot tell what is left of a star below a millionth of its power.
+    level = max(np.median(reduced[used]), 1e-6 * np.median((signal**2 / n)[used]))
     excess = np.clip(reduced - level, 0.0, None) * n / signal**2
     fraction2 = np.median(excess[used & (signal > np.median(signal[used]))])
     expected = level + fraction2 * signal**2 / n
