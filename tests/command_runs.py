@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import io
 import os
 import shutil
@@ -76,6 +77,8 @@ def repository():
                 x, y = TRANSIENT
                 image.image.array[y, x] += 1000.0
             ingester.add(image)
+    # A full collection takes as long as a run of the command, and comes several times in one.
+    gc.freeze()
     return root
 
 

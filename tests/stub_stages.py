@@ -23,6 +23,8 @@ class StubSubtractConfig(AlardLuptonSubtractConfig):
     bugVisits = ListField[int](doc="Visits on which there is a bug.", default=[])
     noWorkVisits = ListField[int](doc="Visits for which there is nothing to do.", default=[])
     dieVisits = ListField[int](doc="Visits on which the process is killed.", default=[])
+    signalVisits = ListField[int](doc="Visits on which somebody loses patience.", default=[])
+    signal = Field[int](doc="Signal that is sent then.", default=int(signal.SIGINT))
     sleepVisits = ListField[int](doc="Visits that take long.", default=[])
     sleepSeconds = Field[float](doc="How long.", default=60.0)
 
@@ -46,6 +48,8 @@ class StubSubtractTask(Task):
             raise NoWorkFound("There is nothing here.")
         if visit in self.config.dieVisits:
             os.kill(os.getpid(), signal.SIGKILL)
+        if visit in self.config.signalVisits:
+            signal.raise_signal(self.config.signal)
         if visit in self.config.sleepVisits:
             time.sleep(self.config.sleepSeconds)
         difference = DifferenceImage(
@@ -108,6 +112,7 @@ class StubMeasurementTask(Task):
                 "x": sources["x"] * u.pixel,
                 "y": sources["y"] * u.pixel,
                 "psfFlux": difference.image.array[sources["y"], sources["x"]] * u.nJy,
+                "isNegative": difference.image.array[sources["y"], sources["x"]] < 0,
             }
         )
         return Struct(diaSources=table)

@@ -357,7 +357,11 @@ def _resolve_input(path: str) -> str | None:
     if "://" in path:
         return path
     joined = _join_root("PIPE_INPUT_ROOT", path)
-    return joined if joined and (Path(joined).is_dir() or joined.endswith((".yaml", ".json"))) else None
+    return joined if joined and (Path(joined).is_dir() or _is_configuration(joined)) else None
+
+
+def _is_configuration(path: str) -> bool:
+    return path.endswith((".yaml", ".json")) and Path(path).is_file()
 
 
 def _join_root(variable: str, path: str | None) -> str | None:

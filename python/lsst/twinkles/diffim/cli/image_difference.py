@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from .gen2_parser import DEFAULT_TIMEOUT, Gen2ArgumentParser
 from .logs import COMMAND_LOGGER, ProgressDisplay, log_to_stderr
-from .places import CommandError, Places, find_places, remove_output
+from .places import CommandError, Places, find_places, refuse_foreign_repository, remove_output
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
@@ -308,6 +308,7 @@ def _open_output(
     if args.clobber_output:
         remove_output(places)
     assert places.output is not None, "the parser asks for one"
+    refuse_foreign_repository(places.output)
     pairs = selection.pairs
     output = open_output_repository(
         places.output,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ("CommandError", "Places", "find_places", "remove_output")
+__all__ = ("CommandError", "Places", "find_places", "refuse_foreign_repository", "remove_output")
 
 import json
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +77,8 @@ def find_places(args: Gen2Arguments) -> Places:
         raise CommandError(f"--rerun needs a repository in a local directory, not {root}; give --output DIR")
     name_in, colon, name_out = args.rerun.rpartition(":")
     source, output = Path(root) / "rerun" / name_in, Path(root) / "rerun" / name_out
-    if not name_out or (colon and not name_in) or _same(output, root) or _same(output, str(source)):
+    names = [name_in, name_out] if colon else [name_out]
+    if not all(_is_name(name) for name in names) or name_in == name_out:
         raise CommandError(f"--rerun {args.rerun!r} must be a name, or two different names IN:OUT")
     if colon:
         if not source.is_dir():
@@ -114,6 +116,30 @@ def remove_output(places: Places) -> None:
         raise CommandError(f"--clobber-output: cannot delete {output}: {error.strerror}", 1) from error
 
 
+def refuse_foreign_repository(output: Path) -> None:
+    """Keep out of repositories that are nobody's output.
+
+    Raises
+    ------
+    CommandError
+        If there is a repository with datasets of others.
+    """
+    from ..pipeline.repository import RepositoryError, open_input_repository
+
+    if not (output / "butler.yaml").exists() or (output / _PARENT).exists():
+        return
+    try:
+        with closing(open_input_repository(output)) as butler:
+            # One without dataset types was left by a run that was killed as it began.
+            is_empty = not list(butler.registry.queryDatasetTypes())
+    except RepositoryError as error:
+        raise CommandError(f"the output is damaged: {error}", 1) from error
+    if not is_empty:
+        raise CommandError(
+            f"{output} is a repository that this command did not make; choose another --output"
+        )
+
+
 def _local_directory(repo: str) -> str:
     """Return the directory that a path or a file URI means; other URIs as they are."""
     if "://" in repo:
@@ -133,6 +159,11 @@ def _origin(output: Path) -> str | None:
         return None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CommandError(f"{output / _PARENT} cannot be read ({error}); remove {output}", 1) from error
+
+
+def _is_name(name: str) -> bool:
+    """Whether a directory of that name lies below another."""
+    return bool(name) and not Path(name).is_absolute() and not {".", ".."} & set(name.split("/"))
 
 
 def _same(output: Path, root: str) -> bool:
