@@ -1,0 +1,149 @@
+"""The scripts behind make demo, make quality and make bench."""
+
+import importlib
+import os
+import sys
+from types import SimpleNamespace
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.table import Table
+from conftest import ROOT
+from lsst.images.fields import ChebyshevField
+from small_exposures import make_exposure
+
+from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
+
+BENCH = ROOT / "bench"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Return a function that imports a script of the directory bench."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module
+
+
+def test_a_process_is_measured(script, tmp_path):
+    bench = script("bench")
+    program = "x = bytearray(200 * 2**20); import time; time.sleep(0.2); raise SystemExit(3)"
+    used = bench.measure([sys.executable, "-c", program], dict(os.environ), tmp_path / "log")
+    assert used["status"] == 3 and used["wall"] >= 0.2 and 0 < used["cpu"] < 30.0
+    assert 200 < used["memory"] < 400
+
+
+def test_times_are_given_in_units_of_a_transform_and_a_copy(script):
+    bench = script("bench")
+    stages = {"match": {"wall": 2.0, "cpu": 3.0}}
+    result = {
+        "size": "1024x1024",
+        "threads": 2,
+        "cold": False,
+        "stages": {
+            "fft": 0.5,
+            "copy": 0.01,
+            "memory": 700.0,
+            "task": {"wall": 4.0, "cpu": 5.0},
+            "stages": stages,
+        },
+        "commands": {"imageDifference.py": {"wall": 9.0, "cpu": 10.0, "memory": 800.0, "status": 1}},
+    }
+    lines = bench.format_result(result).split("\n")
+    (match,) = (line for line in lines if line.startswith("match"))
+    assert match.split() == ["match", "2.00", "3.00", "4.0", "200"]
+    (task,) = (line for line in lines if "task in memory" in line)
+    assert task.split()[-1] == "700"
+    assert "failed, status 1" in lines[-1]
+
+
+@pytest.mark.parametrize("arguments", [["--sizes", "1024"], ["--sizes", "axb"], ["--repeat", "0"]])
+def test_bench_refuses_what_makes_no_sense(script, monkeypatch, arguments, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.py", *arguments])
+    with pytest.raises(SystemExit):
+        script("bench").parse_arguments()
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_rows_of_the_peers_fit_their_columns(script):
+    peers = script("peers")
+    names = {name for name, *_ in script("quality")._TABLE}
+    assert set(peers.COLUMNS) <= names
+    assert all(len(row) == len(peers.COLUMNS) for case in peers.PEERS.values() for row in case.values())
+
+
+def test_quality_is_averaged_over_seeds_and_set_beside_the_peers(script):
+    quality = script("quality")
+    scores = [{"sigma": 1.0, "false": 2}, {"sigma": 1.2, "false": 5}]
+    rows = [
+        quality.Row("evaluator", "std", seed, code, score)
+        for code in (quality.ORACLE, quality.OURS)
+        for seed, score in enumerate(scores)
+    ]
+    text = quality.format_rows(rows, 1024)
+    (ours,) = (line for line in text.split("\n") if quality.OURS in line)
+    assert ours.split()[-2:] == ["1.100", "3.5"]
+    assert "HOTPANTS" in text and "Our own pairs" not in text
+    # The published rows are of one size.
+    assert "HOTPANTS" not in quality.format_rows(rows, 512)
+
+
+def test_quality_reads_its_options(script, monkeypatch, capsys):
+    quality = script("quality")
+    monkeypatch.setattr(sys, "argv", ["quality.py", "--seeds", "2..4", "--cases", "std,eq"])
+    args = quality.parse_arguments()
+    assert args.seeds == [2, 3, 4] and args.cases == ["std", "eq"]
+    for wrong in (["--cases", "fog"], ["--seeds", "a"]):
+        monkeypatch.setattr(sys, "argv", ["quality.py", *wrong])
+        with pytest.raises(SystemExit):
+            quality.parse_arguments()
+        assert wrong[0] in capsys.readouterr().err
+
+
+def test_quality_configures_the_task(script, monkeypatch):
+    quality = script("quality")
+    line = ["quality.py", "--mode", "convolveScience", "-c", "doDecorrelation=False"]
+    monkeypatch.setattr(sys, "argv", line)
+    task = quality.make_task(quality.parse_arguments())
+    assert task.config.subtract.mode == "convolveScience"
+    assert not (task.config.doDecorrelation or task.config.doDetection)
+
+
+def test_psf_is_handed_to_the_evaluator_in_raster_order(script, monkeypatch, tmp_path):
+    evaluator = script("common_evaluator")
+    monkeypatch.setattr(evaluator, "_score", lambda pair, out: {})
+    stamps = np.zeros((2, 3, 5, 5))
+    stamps[:, :, 2, 2] = np.arange(6).reshape(2, 3)
+    grid = PsfGrid(stamps=stamps, x=np.array([0.0, 10.0, 20.0]), y=np.array([0.0, 7.0]))
+    masked = np.zeros((8, 8), dtype=bool)
+    masked[2, 3] = True
+    arrays = {"difference": np.ones((8, 8)), "variance": np.full((8, 8), 4.0), "masked": masked}
+    evaluator.score_result(tmp_path, tmp_path / "out", arrays, grid)
+    positions, written = (np.load(tmp_path / "out" / f"{n}.npy") for n in ("psfpos", "psfgrid"))
+    assert [tuple(p) for p in positions[:4]] == [(0, 0), (10, 0), (20, 0), (0, 7)]
+    assert list(written[:, 2, 2]) == [0, 1, 2, 3, 4, 5]
+    assert np.load(tmp_path / "out" / "diff.npy")[2, 3] == 0.0
+
+
+def test_the_demonstration_drops_flagged_sources_and_knows_units(script):
+    demo = script("demo")
+    exposure = make_exposure(np.zeros((20, 20)))
+    scaling = ChebyshevField(exposure.bbox, np.array([[3.0]]), unit=u.nJy / u.electron)
+    table = Table({"x": [5.0, 6.0], "y": [5.0, 6.0], "psfFlux": [10.0, 20.0], "psfFluxErr": [1.0, 2.0]})
+    for name in ("centroid_flag", "psfFlux_flag", "pixelFlags", "pixelFlags_edge"):
+        table[name] = [False, name == "pixelFlags_edge"]
+    kept, count = demo.drop_flagged(table)
+    assert list(kept["x"]) == [5.0] and count == 1
+    table["psfFlux"].unit = table["psfFluxErr"].unit = u.electron
+    difference = SimpleNamespace(photometric_scaling=scaling)
+    assert list(demo.in_nanojansky(table, difference)["psfFlux"]) == [30.0, 60.0]
+    table["psfFlux"].unit = table["psfFluxErr"].unit = u.uJy
+    assert list(demo.in_nanojansky(table, difference)["psfFlux"]) == pytest.approx([10_000.0, 20_000.0])
+
+
+def test_the_demonstration_says_what_is_not_installed(script, monkeypatch, capsys):
+    demo = script("demo")
+    monkeypatch.setenv("PATH", "")
+    assert demo.run_command("noSuchProgram.py repo") == 127
+    assert "make install" in capsys.readouterr().err
+    assert (ROOT / demo.configuration_file()).is_file()
