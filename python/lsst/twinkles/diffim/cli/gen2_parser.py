@@ -31,8 +31,10 @@ _EPILOG = """\
 --id, --templateId, --config, --configfile, --loglevel and @FILE may be given several times; what they say is
 taken from left to right, so that a later override wins. Data ids: KEY=V1^V2 lists values, 1..5 and 1..5:2 are
 inclusive ranges, keys combine as a cross product, a bare --id takes everything; for example
-"--id visit=230^250..260:2 ccd=R22_S11". Configuration files are Python and are executed. The exit status is
-the number of data ids that failed (255 at most), 2 for a wrong command line, 130 after an interrupt.
+"--id visit=230^250..260:2 ccd=R22_S11". Configuration files are Python and are executed. Data ids whose
+results an earlier run has stored are kept, so that an interrupted command can be given again. The exit status
+is the number of data ids that failed (255 at most), 1 if nothing came of those that were named, 2 for a wrong
+command line, 130 after an interrupt. See doc/command-line.md.
 """
 
 
