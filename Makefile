@@ -16,7 +16,7 @@ SOURCES = $(wildcard python tests bench bin.src)
 .PHONY: help install demo test test-slow bench quality gallery lint format clean distclean
 
 help:
-	@echo "make demo       simulate two visits, subtract, show what was found (demo/demo.png)"
+	@echo "make demo       simulate two visits, subtract, show what was found (demo/difference.png)"
 	@echo "make test       run the tests; test-slow runs the long ones too"
 	@echo "make quality    quality of the differences beside the truth; make bench: speed and memory"
 	@echo "make gallery    pictures of doc/gallery.md from real data, where there are some"
