@@ -42,7 +42,10 @@ class Footprints:
         """Return the numbers of the regions in which peaks lie."""
         numbers = self.labels[y, x]
         if self.negative_labels is not None:
-            numbers = np.where(negative, self.negative_labels[y, x], numbers)
+            other = self.negative_labels[y, x]
+            # The ring of a bright neighbour can turn the sign of a pixel: then the region that is there.
+            first, second = np.where(negative, other, numbers), np.where(negative, numbers, other)
+            numbers = np.where(first > 0, first, second)
         return numbers
 
 
