@@ -159,6 +159,15 @@ def test_what_the_command_line_says_about_a_plain_file_holds(repo, tmp_path):
     assert exposure.photometric_scaling(x=1.0, y=1.0) == pytest.approx(363.1)
 
 
+def test_a_file_without_a_filter_is_taken_with_a_warning(repo, tmp_path, caplog):
+    write_plain(tmp_path / "plain.fits", VISIT=1, FILTER="")
+    assert run(repo, tmp_path / "plain.fits") == 0
+    assert 'plain.fits: no filter is named in the file: band "unknown"; give one with --band' in caplog.text
+    with Butler.from_config(repo, collections="TwinklesCam/defaults") as butler:
+        (ref,) = butler.query_datasets("calexp", with_dimension_records=True)
+    assert ref.dataId["band"] == "unknown"
+
+
 def test_visit_numbers_count_up_from_the_option(repo, tmp_path):
     for name in "ab":
         write_plain(tmp_path / f"{name}.fits")
@@ -207,6 +216,18 @@ def test_a_list_of_files_and_a_run_of_its_own(repo, tmp_path):
     assert contents(repo) == [1, 2]
     with Butler.from_config(repo) as butler:
         assert butler.collections.get_info("TwinklesCam/defaults").children == ("u/me/calexp",)
+
+
+@pytest.mark.slow
+def test_real_stacks_of_another_camera(repo, shared_data):
+    files = sorted((shared_data / "real" / "sfft_decam").glob("Stack-*.fits"))
+    assert run(repo, *files, "--visit", 1) == 0
+    with Butler.from_config(repo, collections="TwinklesCam/defaults") as butler:
+        refs = butler.query_datasets("calexp", with_dimension_records=True)
+        regions = [ref.dataId.region for ref in refs]
+    assert [(ref.dataId["visit"], ref.dataId["band"]) for ref in refs] == [(1, "i"), (2, "i")]
+    assert {ref.dataId["physical_filter"] for ref in refs} == {"i DECam SDSS c0003 7835.0 1470.0"}
+    assert regions[0].intersects(regions[1])
 
 
 # Files that cannot be taken

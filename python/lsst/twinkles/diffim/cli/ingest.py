@@ -193,7 +193,10 @@ def _read(args: argparse.Namespace, index: int) -> tuple[VisitImage, int | None]
     if args.visit_key is not None:
         visit = _read_visit_key(path, args.visit_key)
     options = {name: value for name in _READING if (value := getattr(args, name)) is not None}
-    return read_exposure(path, visit=visit, **options), visit
+    image = read_exposure(path, visit=visit, **options)
+    if image.band == "unknown":
+        _LOG.warning('%s: no filter is named in the file: band "unknown"; give one with --band.', path.name)
+    return image, visit
 
 
 def _read_visit_key(path: Path, key: str) -> int:
