@@ -106,7 +106,22 @@ def test_quality_configures_the_task(script, monkeypatch):
     monkeypatch.setattr(sys, "argv", line)
     task = quality.make_task(quality.parse_arguments())
     assert task.config.subtract.mode == "convolveScience"
-    assert not (task.config.doDecorrelation or task.config.doDetection)
+    assert not task.config.doDecorrelation
+
+
+def test_catalogue_is_scored_on_good_pixels_without_flagged_sources(script):
+    quality = script("quality")
+    sources = Table({"x": [5.0, 15.0, 15.0], "y": [5.0, 2.0, 18.0], "isNegative": [False] * 3})
+    sources["psfFlux"], sources["psfFluxErr"] = 100.0, 10.0
+    for name in quality.FLAGS:
+        sources[name] = [False, False, name == "pixelFlags"]
+    truth = Table({"x": [5.0, 10.0, 17.0], "y": [5.0, 10.0, 7.0], "snr": [10.0] * 3})
+    truth["difference_flux"] = 100.0
+    masked = np.zeros((20, 20), dtype=bool)
+    masked[10, 10] = True
+    scores = quality.score_catalogue(sources, truth, masked)
+    assert scores == {"catalogue": 0.5, "catalogue_false": 1}
+    assert quality.score_catalogue(None, truth, masked) == {}
 
 
 def test_psf_is_handed_to_the_evaluator_in_raster_order(script, monkeypatch, tmp_path):
