@@ -142,12 +142,12 @@ def draw(pair: Pair, results: Path, pictures: Path) -> tuple[Figures, dict[str, 
     matched = VisitImage.read(str(results / "matchedTemplate.fits"))
     sources = Table.read(results / "diaSources.parquet")
     noise = measure_noise(difference, largest_lag=6)
-    shrink(results / "difference.png", pictures / f"{pair.name}-difference.png", width=1100)
+    shrink(results / "difference.png", pictures / f"{pair.name}-difference.png")
     raw = results / "raw.png"
     plot_cutouts(science, matched, difference, sources, raw, count=9)
-    shrink(raw, pictures / f"{pair.name}-cutouts.png", width=1000)
+    shrink(raw, pictures / f"{pair.name}-cutouts.png")
     plot_autocorrelation(noise.autocorrelation, raw, claimed=noise.ratio)
-    shrink(raw, pictures / f"{pair.name}-noise.png", width=800)
+    shrink(raw, pictures / f"{pair.name}-noise.png")
     n_stars, residual, chi = measure_stars(science, difference)
     figures = Figures(
         n_sources=len(sources),
@@ -202,14 +202,17 @@ def measure_stars(science: Any, difference: Any) -> tuple[int, float, float]:
     return len(stars), float(np.median(left)), float(np.median(chi))
 
 
-def shrink(source: Path, target: Path, *, width: int) -> None:
-    """Write a PNG of few colors and a width, small enough for a repository."""
+def shrink(source: Path, target: Path) -> None:
+    """Write a PNG of 256 colors, no larger than a repository should hold."""
     from PIL import Image
 
     picture = Image.open(source).convert("RGB")
-    for part in (1.0, 0.9, 0.8, 0.7, 0.6):
-        size = (round(part * width), round(part * width * picture.height / picture.width))
-        picture.resize(size, Image.Resampling.LANCZOS).quantize(128).save(target, optimize=True)
+    for percent in (100, 90, 80, 70, 60, 50):
+        size = (picture.width * percent // 100, picture.height * percent // 100)
+        small = picture if percent == 100 else picture.resize(size, Image.Resampling.LANCZOS)
+        # Rare colors, those of the marks, keep their place in the palette.
+        few = small.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(target, optimize=True)
         if target.stat().st_size <= LARGEST_BYTES:
             return
     raise RuntimeError(f"{target} has {target.stat().st_size} bytes.")

@@ -177,7 +177,10 @@ def test_scons_builds_the_commands(tmp_path):
     copy = tmp_path / "twinkles_diffim"
     ignored = shutil.ignore_patterns(".git", ".venv", "bin", "demo", "quality", ".*_cache", "__pycache__")
     shutil.copytree(ROOT, copy, ignore=ignored)
-    subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+    # The version comes from git.
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    for words in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "Start"]):
+        subprocess.run(["git", *words], cwd=copy, check=True)
     environment = {**os.environ, "PYTHONPATH": str(copy / "python")}
     environment["PATH"] = os.pathsep.join((str(scons.parent), environment["PATH"]))
     result = subprocess.run(
