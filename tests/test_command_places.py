@@ -117,7 +117,7 @@ def test_spellings_of_the_input(tmp_path, monkeypatch):
         ("nowhere", "not found: it must be the directory of a Butler repository"),
         ("nowhere/butler.yaml", "not found"),
         ("wrong/butler.yaml", "wrong"),
-        ("http://localhost:1/repo", "localhost"),
+        ("mem://bucket/repo", "Cannot read repository mem://bucket/repo"),
     ],
 )
 def test_what_is_no_repository(tmp_path, spelling, message):
@@ -183,8 +183,16 @@ def test_clobber_output_starts_afresh(tmp_path):
     assert not (out / "note").exists()
 
 
-def test_clobber_output_with_nothing_there(tmp_path):
+def test_clobber_output_with_nothing_there_but_the_remains_of_a_killed_run(tmp_path):
     assert command(*pair_words(tmp_path / "out"), "--clobber-output").status == 0
+    (tmp_path / "out2" / "creating-0123").mkdir(parents=True)
+    assert command(*pair_words(tmp_path / "out2")).status == 0
+    assert sorted(path.name for path in (tmp_path / "out2").iterdir()) == [
+        "_parent",
+        "butler.yaml",
+        "deepDiff",
+        "gen3.sqlite3",
+    ]
 
 
 def test_wrong_data_ids_do_not_cost_the_output(tmp_path):

@@ -138,19 +138,43 @@ def test_an_abandoned_run_ends_its_workers_after_they_cleaned_up(tmp_path):
     assert not psutil.pid_exists(worker)
 
 
-def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path):
-    trace = tmp_path / "trace"
+def start_worker(trace):
+    """Start a process with a worker that sleeps; return both."""
     code = (
         "from worker_jobs import *\nfrom lsst.twinkles.diffim.cli.runner import run_jobs\n"
         "if __name__ == '__main__':\n"
         f"    list(run_jobs(make_work, [Job('a', 'sleep', {str(trace)!r})], timeout=100.0))"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(HERE)})
-    wait_for(lambda: trace.exists() and trace.read_text(), "the worker")
-    worker = psutil.Process(int(trace.read_text()))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(trace.exists, "the worker")
+    return parent, psutil.Process(int(trace.read_text()))
+
+
+def is_gone(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path):
+    parent, worker = start_worker(tmp_path / "trace")
     parent.kill()
-    parent.wait()
-    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker's end")
+    parent.communicate()
+    wait_for(lambda: is_gone(worker), "the worker's end")
+
+
+def test_an_interrupt_from_the_terminal_is_for_the_parent_alone(tmp_path):
+    trace = tmp_path / "trace"
+    parent, worker = start_worker(trace)
+    os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C does
+    _, stderr = parent.communicate(timeout=PATIENCE_S)
+    assert stderr.count("Traceback") == 1 and stderr.endswith("KeyboardInterrupt\n")
+    assert is_gone(worker)
+    assert trace.with_suffix(".cleaned").exists()
 
 
 # The command ---------------------------------------------------------------------------------
@@ -173,6 +197,20 @@ def test_the_command_with_two_workers(tmp_path, monkeypatch):
     assert os.getpid() not in {figure["processId"] for figure in figures}
 
 
+def test_timeouts(tmp_path, monkeypatch):
+    found = []
+
+    def note(work, jobs, **kwargs):
+        found.append(kwargs["timeout"])
+        yield from ()
+
+    monkeypatch.setattr("lsst.twinkles.diffim.cli.runner.run_jobs", note)
+    for words in ([], ["-j", "2"], ["-t", "3"], ["-j", "2", "-t", "3"]):
+        command(*pair_words(tmp_path / "out"), *words)
+    assert found == [None, 9999.0, 3.0, 3.0]
+
+
+@pytest.mark.slow
 def test_doraise_with_a_worker(tmp_path):
     words = ["--timeout", "60", "--doraise", "-c", "subtract.bugVisits=[230]"]
     with pytest.raises(ZeroDivisionError, match="a bug") as caught:
@@ -195,7 +233,10 @@ def test_early_end_in_one_process_and_a_second_run(tmp_path, end, status):
     assert run.status == 0 and visits_done(out) == [230, 231, 232]
 
 
-@pytest.mark.parametrize(("end", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGKILL, -signal.SIGKILL)],
+)
 def test_workers_and_files_after_an_early_end(tmp_path, end, status):
     out = tmp_path / "out"
     words = [*pair_words(out, "230^231"), "-c", "subtract.sleepVisits=[231]", "--no-versions"]

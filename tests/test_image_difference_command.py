@@ -28,6 +28,7 @@ from command_runs import (
     stored,
     visits_done,
 )
+from lsst.daf.butler import Butler
 from lsst.images import DifferenceImage, VisitImage
 from repositories import make_read_only, make_writeable, public_directory, snapshot, without_privileges
 
@@ -484,6 +485,17 @@ def test_a_second_run_keeps_what_is_done_and_does_the_rest(out):
     assert run.lines("Of 3 data ids: 1 done, 2 skipped")
     assert len(times) == 4 and all(path.stat().st_mtime_ns == time for path, time in times.items())
     assert visits_done(out) == [230, 231, 232]
+
+
+def test_results_that_are_not_all_there_are_made_again(out):
+    command(*pair_words(out))
+    with Butler.from_config(str(out), writeable=True) as butler:
+        ref = butler.find_dataset(
+            "deepDiff_diaSrc", collections="deepDiff", instrument="TwinklesCam", visit=230, detector=94
+        )
+        butler.pruneDatasets([ref], disassociate=True, unstore=True, purge=True)
+    assert command(*pair_words(out)).lines("Of 1 data ids: 1 done")
+    assert len(fetch(out, "diaSrc", 230)) == 1
 
 
 def test_another_template_replaces_the_results(out):

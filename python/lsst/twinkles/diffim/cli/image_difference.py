@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("main",)
 
+import importlib
 import logging
 import os
 import signal
@@ -15,7 +16,14 @@ from typing import TYPE_CHECKING
 
 from .gen2_parser import DEFAULT_TIMEOUT, Gen2ArgumentParser
 from .logs import COMMAND_LOGGER, ProgressDisplay, log_to_stderr
-from .places import CommandError, Places, find_places, refuse_foreign_repository, remove_output
+from .places import (
+    CommandError,
+    Places,
+    find_places,
+    open_input,
+    refuse_foreign_repository,
+    remove_output,
+)
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler
@@ -212,7 +220,9 @@ class _Command:
         }
         if outcomes:
             parts = [f"{number} {kind}" for kind, number in count.items() if number]
-            where = f" The results are in {output.root}, collection {output.run}." if output else ""
+            where = ""
+            if output is not None and count["done"] + count["skipped"] > 0:
+                where = f" The results are in {output.root}, collection {output.run}."
             _LOG.info("Of %d data ids: %s.%s", len(outcomes), ", ".join(parts), where)
         n_failed = count["failed"]
         if n_failed == 0 and asked and count["done"] + count["skipped"] == 0:
@@ -236,7 +246,7 @@ def _heed_odd_options(args: Gen2Arguments) -> None:
         _LOG.warning("--calib %s is ignored: a Gen3 repository keeps its calibrations itself.", args.calib)
     if args.debug:
         try:
-            import debug  # noqa: F401
+            importlib.import_module("debug")
         except ImportError:
             _LOG.warning("No 'debug' module found; put a debug.py on PYTHONPATH.")
 
@@ -273,10 +283,10 @@ def _show_config_words(args: Gen2Arguments, config: ImageDifferenceConfig) -> No
 
 
 def _open_input(places: Places) -> Butler:
-    from ..pipeline.repository import RepositoryError, open_input_repository
+    from ..pipeline.repository import RepositoryError
 
     try:
-        return open_input_repository(places.input)
+        return open_input(places.input)
     except RepositoryError as error:
         raise CommandError(str(error)) from error
 

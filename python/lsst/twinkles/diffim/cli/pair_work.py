@@ -7,25 +7,26 @@ __all__ = ("PairSetup", "PairWork", "explain", "find_done")
 import hashlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from lsst.daf.butler import DatasetRef
+from lsst.daf.butler import DataCoordinate, DatasetRef
 from lsst.pipe.base import AlgorithmError, NoWorkFound, Struct, TaskMetadata
 
 from ..adapters.psfs import InvalidPsfError
 from ..pipeline.guards import ConfigMismatchError, VersionMismatchError
 from ..pipeline.ids import DiaSourceIdFactory
-from ..pipeline.output_repository import OutputRepository, put_outputs
+from ..pipeline.output_repository import OUTPUTS, OutputRepository, put_outputs
 from ..pipeline.provenance import describe_template
-from ..pipeline.repository import RepositoryError, open_butler, open_input_repository
+from ..pipeline.repository import RepositoryError, open_butler
 from ..pipeline.staging import OutputWriteError
 from ..tasks.errors import UnusableExposureError
 from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
 from .logs import COMMAND_LOGGER, data_id_label
 from .pairs import ExposurePair
+from .places import open_input
 from .runner import Outcome, RunnerError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class PairWork:
 
     def __init__(self, setup: PairSetup) -> None:
         self._setup = setup
-        self._input = open_input_repository(setup.input)
+        self._input = open_input(setup.input)
         self._output = OutputRepository(
             setup.output, open_butler(setup.output, writeable=True), setup.config.coaddName
         )
@@ -231,16 +232,30 @@ def find_done(
         same configuration.
     """
     digest = digest_config(config)
-    return [pair for pair in pairs if _is_done(output, pair, digest)]
+    stored = {name: _find_all(output, name) for name in OUTPUTS if name not in ("config", "packages")}
+    return [pair for pair in pairs if _is_done(output, stored, pair, digest)]
 
 
-def _is_done(output: OutputRepository, pair: ExposurePair, digest: str) -> bool:
-    ref = output.find("metadata", pair.data_id)
+def _find_all(output: OutputRepository, name: str) -> dict[DataCoordinate, DatasetRef]:
+    """Return all results of a kind by their data id: one query, where one a data id would take long."""
+    refs = output.butler.query_datasets(
+        output.dataset_type(name), collections=output.run, find_first=False, limit=None, explain=False
+    )
+    return {ref.dataId: ref for ref in refs}
+
+
+def _is_done(
+    output: OutputRepository,
+    stored: Mapping[str, Mapping[DataCoordinate, DatasetRef]],
+    pair: ExposurePair,
+    digest: str,
+) -> bool:
+    ref = stored["metadata"].get(pair.science.dataId)
     if ref is None:
         return False
     try:
         run = output.butler.get(ref).to_dict()[_RUN_KEY]
         same = all(run[key] == value for key, value in describe_pair(pair, digest).items())
-        return same and all(output.find(name, pair.data_id) is not None for name in run["products"])
+        return same and all(pair.science.dataId in stored[name] for name in run["products"])
     except (OSError, KeyError, ValueError):
         return False

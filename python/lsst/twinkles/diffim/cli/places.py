@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("CommandError", "Places", "find_places", "refuse_foreign_repository", "remove_output")
+__all__ = (
+    "CommandError",
+    "Places",
+    "find_places",
+    "open_input",
+    "refuse_foreign_repository",
+    "remove_output",
+)
 
 import json
 import shutil
@@ -13,6 +20,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
+    from lsst.daf.butler import Butler
+
     from .gen2_parser import Gen2Arguments
 
 _PARENT = "_parent"
@@ -85,6 +94,27 @@ def find_places(args: Gen2Arguments) -> Places:
             raise CommandError(f"--rerun {args.rerun}: there is no {source} to read")
         return Places(_origin(source) or str(source), output)
     return Places(_origin(output) or root, output)
+
+
+def open_input(place: str) -> Butler:
+    """Open the input repository of `Places`, wherever it is, for reading.
+
+    Raises
+    ------
+    lsst.twinkles.diffim.pipeline.repository.RepositoryError
+        If it cannot be read.
+    """
+    from lsst.daf.butler import Butler
+
+    from ..pipeline.repository import RepositoryError, open_input_repository
+
+    if "://" not in place:
+        return open_input_repository(place)
+    try:
+        return Butler.from_config(place, writeable=False)
+    except Exception as error:  # each kind of store has exceptions of its own
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise RepositoryError(f"Cannot read repository {place}: {reason}; check the address.") from error
 
 
 def remove_output(places: Places) -> None:

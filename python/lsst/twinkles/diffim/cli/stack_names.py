@@ -135,12 +135,12 @@ class _StackFinder(importlib.abc.MetaPathFinder):
         for module, name in self.added:
             delattr(module, name)
         for name in sorted(STAND_INS, reverse=True):
-            module = sys.modules.get(name)
-            if module is None or not isinstance(getattr(module, "__loader__", None), _StandInLoader):
+            stand_in = sys.modules.get(name)
+            if not isinstance(getattr(stand_in, "__loader__", None), _StandInLoader):
                 continue
             del sys.modules[name]
             parent, _, child = name.rpartition(".")
-            if getattr(sys.modules.get(parent), child, None) is module:
+            if getattr(sys.modules.get(parent), child, None) is stand_in:
                 delattr(sys.modules[parent], child)
 
 

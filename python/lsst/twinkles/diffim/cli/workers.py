@@ -18,6 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -197,6 +198,7 @@ class _Worker:
 def _work(connection: Connection, make_work: WorkMaker, log_levels: LogLevels) -> None:
     """Be a worker: what runs in the new process."""
     signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _follow_parent()
     handler = _Forwarder(connection)
     logging.getLogger().addHandler(handler)
@@ -317,6 +319,8 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
     """Let processes started meanwhile be deaf to Ctrl-C, which is for the one that started them."""
+    # This helper of multiprocessing, which starts by and by, would take the block away.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

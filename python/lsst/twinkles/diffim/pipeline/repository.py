@@ -144,6 +144,8 @@ def make_empty_repository(path: Path, config: Config | None = None) -> Butler:
         If directory or database refuse.
     """
     elsewhere = config is not None and ("registry", "db") in config
+    for unfinished in path.glob("creating-*"):  # by a process that was killed: the caller holds the lock
+        shutil.rmtree(unfinished, ignore_errors=True)
     # No dot in this name: makeRepo takes what follows one for a file extension.
     building = path / f"creating-{uuid.uuid4().hex}"
     try:
