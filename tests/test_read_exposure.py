@@ -238,6 +238,12 @@ def test_no_wcs_is_said_and_known(tmp_path, scene, caplog):
         exposure = read_exposure(write_plain(tmp_path / "a.fits", scene.image))
     assert not has_sky(exposure)
     assert "sky positions mean nothing" in exposure.metadata["madeWcs"]
+    assert "a guess" in exposure.metadata["assumedPixelScale"]
+    header = header_with(PIXSCALE=0.4)
+    known = read_exposure(write_plain(tmp_path / "b.fits", scene.image, header=header))
+    assert "assumedPixelScale" not in known.metadata
+    a, b = (known.sky_projection.pixel_to_sky(x=150.0 + d, y=150.0) for d in (0.0, 10.0))
+    assert a.separation(b).arcsec == pytest.approx(4.0)
     assert "a.fits: no WCS in the header" in caplog.text
 
 

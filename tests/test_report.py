@@ -189,6 +189,25 @@ def test_compass_and_scale_bar_agree_with_the_sky():
         assert left < places[name][0] < right and bottom < places[name][1] < top
 
 
+@pytest.mark.parametrize(
+    "metadata, words",
+    [({}, {"N", "E"}), ({"madeWcs": "a stand-in"}, set()), ({"madeWcs": "", "assumedPixelScale": ""}, None)],
+)
+def test_a_stand_in_wcs_has_no_compass_and_a_guessed_scale_no_bar(metadata, words):
+    from lsst.twinkles.diffim.report.figures import _draw_furniture
+
+    exposure = make_exposure(noise())
+    exposure.metadata.update(metadata)
+    ax = Figure().subplots()
+    show_sky(ax, exposure)
+    _draw_furniture(ax, exposure)
+    texts = {text.get_text() for text in ax.texts}
+    if words is None:
+        assert not texts and not ax.lines
+    else:
+        assert texts & {"N", "E"} == words and len(ax.lines) == 1
+
+
 @pytest.mark.parametrize("angle", [0.0, 0.7])
 def test_north_is_where_the_wcs_says(angle):
     from lsst.twinkles.diffim.report.figures import _sky_axes

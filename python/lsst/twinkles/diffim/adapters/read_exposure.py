@@ -15,7 +15,14 @@ import numpy as np
 from ..algorithms.read.flaws import find_spikes
 from ..algorithms.read.sky import SkyModel, estimate_sky
 from .fits_files import UnreadableExposureError, is_lsst_images_file
-from .header_values import VISIT_KEYS, find_band, find_exposure_facts, find_keyword, nanojansky_per_unit
+from .header_values import (
+    VISIT_KEYS,
+    find_band,
+    find_exposure_facts,
+    find_keyword,
+    find_pixel_scale,
+    nanojansky_per_unit,
+)
 from .make_missing import make_mask_planes, make_variance, make_wcs
 from .plain_fits import PlainExposure, read_plain_fits
 from .psfs import neighbour_ratio, psf_from_grid, sample_psf
@@ -242,6 +249,8 @@ class _Builder:
             wcs, note = make_wcs(self.bbox.shape, self.plain.header)
             self.projection = make_sky_projection(wcs, visit=self.visit, bbox=self.bbox)
             self.note("madeWcs", note)
+            if find_pixel_scale(self.plain.header) is None:
+                self.note("assumedPixelScale", "lengths in arcsec are a guess: no pixel scale in the header")
         self.psf = self._psf()
         if self.plain.planes is None:
             self._mark_spikes()

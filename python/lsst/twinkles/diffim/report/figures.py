@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..adapters.psfs import psf_fwhm, sample_psf
+from ..adapters.read_exposure import has_sky
 from .panels import (
     MASK_COLOR,
     NEGATIVE_COLOR,
@@ -284,20 +285,21 @@ def _degrees(value: float) -> Any:
 
 
 def _pixel_scale(exposure: MaskedImage) -> float | None:
-    """Return arcsec per pixel; `None` without a WCS."""
-    axes = _sky_axes(exposure)
+    """Return arcsec per pixel; `None` without a WCS, or if that is a guess."""
+    axes = None if "assumedPixelScale" in exposure.metadata else _sky_axes(exposure)
     return None if axes is None else float(1 / np.sqrt(abs(np.linalg.det(axes))))
 
 
 def _draw_furniture(ax: Any, exposure: MaskedImage) -> None:
-    """Draw scale bar and compass where there is a WCS."""
+    """Draw scale bar and compass, as far as they are known."""
     axes = _sky_axes(exposure)
     scale = _pixel_scale(exposure)
     if axes is None or scale is None:
         return
     east, north = axes / np.hypot(*axes.T)[:, None]
     draw_scale_bar(ax, pixel_scale=scale, width=exposure.image.array.shape[1])
-    draw_compass(ax, north=tuple(north), east=tuple(east))
+    if has_sky(exposure):
+        draw_compass(ax, north=tuple(north), east=tuple(east))
 
 
 def _mark_size(width: int) -> float:
