@@ -28,7 +28,7 @@ from .plain_fits import PlainExposure, read_plain_fits
 from .psfs import neighbour_ratio, psf_from_grid, sample_psf
 
 if TYPE_CHECKING:
-    from lsst.images import Box, DetectorFrame, Mask, SkyProjection, VisitImage
+    from lsst.images import Box, DetectorFrame, Mask, MaskedImage, SkyProjection, VisitImage
     from lsst.images.fields import ChebyshevField
     from lsst.images.psfs import PointSpreadFunction
 
@@ -106,7 +106,7 @@ def read_exposure(
     return builder.build(header, plain.zero_point if zero_point is None else zero_point)
 
 
-def has_sky(exposure: VisitImage) -> bool:
+def has_sky(exposure: MaskedImage) -> bool:
     """Tell whether an exposure had a WCS of its own when it was read (`bool`)."""
     return "madeWcs" not in exposure.metadata
 
