@@ -3,6 +3,7 @@
 import re
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from lsst.daf.butler import Butler
@@ -119,6 +120,24 @@ def test_an_interrupt_leaves_no_repository(tmp_path, monkeypatch, capsys):
         patch.setattr(repository.TwinklesCam, "register", interrupt)
         assert make_repo.main([str(tmp_path / "repo")]) == 130
     assert list((tmp_path / "repo").iterdir()) == []
+    assert make_repo.main([str(tmp_path / "repo")]) == 0
+
+
+def test_a_failure_half_way_leaves_no_repository(tmp_path, monkeypatch, capsys):
+    real, moved = Path.replace, []
+
+    def move(self, target):
+        if len(moved) == 1:
+            raise OSError(28, "No space left on device")
+        moved.append(Path(target))
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", move)
+        assert make_repo.main([str(tmp_path / "repo")]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert [path.name for path in moved] == ["gen3.sqlite3"], "the configuration has to come last"
+    assert list(tmp_path.iterdir()) == []
     assert make_repo.main([str(tmp_path / "repo")]) == 0
 
 

@@ -152,9 +152,7 @@ def make_empty_repository(path: Path, config: Config | None = None) -> Butler:
         Butler.makeRepo(building, config=config, forceConfigRoot=not elsewhere)
         with open_butler(building, writeable=True) as butler:
             TwinklesCam().register(butler.registry)
-        # The configuration file comes last: it is what makes the directory a repository.
-        for file in sorted(building.iterdir(), key=lambda f: f.name == _CONFIG_NAME):
-            file.replace(path / file.name)
+        _move_files(building, path)
         return open_butler(path, writeable=True)
     except ModuleNotFoundError as error:
         raise RepositoryError(
@@ -165,6 +163,19 @@ def make_empty_repository(path: Path, config: Config | None = None) -> Butler:
         raise RepositoryError(f"Cannot make a repository in {path}: {_first_line(error)}.") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _move_files(source: Path, target: Path) -> None:
+    """Move all files of a directory into another, or none."""
+    moved: list[Path] = []
+    try:
+        # The configuration file comes last: it is what makes the directory a repository.
+        for file in sorted(source.iterdir(), key=lambda f: f.name == _CONFIG_NAME):
+            moved.append(file.replace(target / file.name))
+    except BaseException:
+        for file in moved:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def register_exposure_type(butler: Butler, name: str = EXPOSURE_DATASET_TYPE) -> DatasetType:
