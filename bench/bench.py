@@ -41,7 +41,8 @@ def main() -> int:
         print(format_result(result), flush=True)
         results.append(result)
     (cache / "bench.json").write_text(json.dumps(results, indent=1))
-    print(f"\nWritten to {args.cache}/bench.json.")
+    (cache / "bench.txt").write_text("\n".join(map(format_result, results)) + "\n")
+    print(f"\nWritten to {args.cache}/bench.txt and bench.json.")
     return 0
 
 
