@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from plain_scenes import make_scene
+from scipy.ndimage import gaussian_filter
 
 from lsst.twinkles.diffim.algorithms.read.flaws import (
     find_blank_border,
@@ -11,7 +12,12 @@ from lsst.twinkles.diffim.algorithms.read.flaws import (
     find_saturated,
     find_spikes,
 )
-from lsst.twinkles.diffim.algorithms.read.sky import SkyModel, estimate_sky, estimate_source_poisson
+from lsst.twinkles.diffim.algorithms.read.sky import (
+    SkyModel,
+    estimate_sky,
+    estimate_source_poisson,
+    neighbour_correlation,
+)
 
 
 def noise(shape=(200, 240), level=100.0, sigma=5.0, seed=0):
@@ -61,6 +67,21 @@ def test_source_poisson_is_that_of_the_stars_and_nothing_of_the_sky():
     assert variance[light > 1].sum() == pytest.approx(truth, rel=0.02)
     assert variance[light < 1].mean() < 0.02 * 14.5**2
     assert variance.min() >= 0.0
+
+
+@pytest.mark.parametrize("width", [0.0, 0.5, 0.8])
+def test_correlation_of_neighbours(width):
+    """Of white noise smoothed with a Gaussian, stars in it or not."""
+    scene = make_scene(shape=(400, 400), n_stars=64)
+    white = np.random.default_rng(3).normal(size=scene.image.shape)
+    smooth = gaussian_filter(white, width) if width else white
+    centre = np.zeros((21, 21))
+    centre[10, 10] = 1.0
+    kernel = gaussian_filter(centre, width) if width else centre
+    truth = (kernel[:, 1:] * kernel[:, :-1]).sum() / (kernel**2).sum()
+    image = scene.model + 18.0 * smooth / smooth.std()
+    sky = estimate_sky(image, no_bad(image), mesh=64)
+    assert neighbour_correlation(image, sky, no_bad(image)) == pytest.approx(truth, abs=0.03)
 
 
 @pytest.mark.parametrize("n, found", [(40, True), (3, False)])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..algorithms.read.flaws import find_spikes
-from ..algorithms.read.sky import SkyModel, estimate_sky
+from ..algorithms.read.sky import SkyModel, estimate_sky, neighbour_correlation
 from .fits_files import UnreadableExposureError, is_lsst_images_file
 from .header_values import (
     VISIT_KEYS,
@@ -36,6 +36,8 @@ _LOG = logging.getLogger(__name__)
 
 # Side of the cells in which sky and scatter are estimated, in pixels.
 _SKY_MESH = 64
+# Noise with less correlation than this between neighbours passes for white.
+_WHITE = 0.1
 # A spike is this many sigma high, and its neighbours have less than this part of what a star's would have.
 _SPIKE_SIGMA = 6.0
 _SPIKE_RATIO = 0.5
@@ -222,6 +224,13 @@ class _Builder:
             self.image, self.sky, self.plain.header, self.plain.unit, gain=gain, read_noise=read_noise
         )
         self.note("madeVariance", note)
+        correlation = neighbour_correlation(self.image, self.sky, self.bad)
+        if correlation > _WHITE:
+            self.note(
+                "assumedWhiteNoise",
+                f"the noise of neighbouring pixels is correlated by {correlation:.2f} (image resampled or "
+                "smoothed), which the variance does not tell: errors of fluxes come out too small",
+            )
         return variance
 
     @property

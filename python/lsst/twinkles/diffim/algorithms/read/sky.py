@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ("SkyModel", "estimate_sky", "estimate_source_poisson")
+__all__ = ("SkyModel", "estimate_sky", "estimate_source_poisson", "neighbour_correlation")
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, median_filter
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, median_filter
 
 # Standard deviation of a unit Gaussian cut at 3 sigma.
 _CUT_GAUSSIAN_STD = 0.98658
@@ -98,6 +98,45 @@ def estimate_source_poisson(image: np.ndarray, sky: SkyModel, *, gain: float) ->
     # White noise smoothed with a Gaussian of width s has 1 / (2 sqrt(pi) s) of its standard deviation.
     noise = sky.sigma / (2.0 * np.sqrt(np.pi))
     return np.where(smooth > 1.5 * noise, smooth / gain, 0.0).astype(np.float32)
+
+
+def neighbour_correlation(image: np.ndarray, sky: SkyModel, bad: np.ndarray) -> float:
+    """Return the correlation of the noise of neighbouring pixels.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, ``(Ny, Nx)``
+        Pixels; not finite ones are left out.
+    sky : `SkyModel`
+        Their sky. What stands above it is left out, with all within four pixels.
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Pixels to leave out.
+
+    Returns
+    -------
+    correlation : `float`
+        Mean of those along x and y: 0 for white noise, more in an image that was resampled or smoothed;
+        NaN without enough sky.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = (image - sky.level) / sky.sigma
+    usable = np.isfinite(values) & ~bad
+    values = np.where(usable, values, 0.0)
+    # Smoothed, so that faint sources are seen and the noise of single pixels is not.
+    sources = gaussian_filter(values, 2.0) > _SOURCE_LEVEL
+    usable &= ~binary_dilation(sources | (values > 5.0), iterations=4)
+    correlations = []
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        both = usable[here] & usable[there]
+        if np.count_nonzero(both) < 1000:
+            return float("nan")
+        correlations.append(np.corrcoef(values[here][both], values[there][both])[0, 1])
+    return float(np.mean(correlations))
+
+
+# Height of a source after smoothing with a Gaussian of two pixels, in standard deviations of a pixel: about
+# five of its own for white noise, two and a half where neighbours are correlated by a half.
+_SOURCE_LEVEL = 0.7
 
 
 def _cell_edges(size: int, mesh: int) -> np.ndarray:
