@@ -267,3 +267,13 @@ def test_levels_of_sky_that_differ_by_the_flux_scale_make_no_background():
     solution = solve_kernel(system, kernel_order=0, background_order=0, extra=sky, **SETTINGS)
     assert solution.background_terms[0] == pytest.approx(2.0, abs=0.01)
     assert solution.kernel_sum == pytest.approx(stars.KERNEL_SUM, rel=1e-3)
+
+
+def test_a_kernel_without_a_positive_sum_is_refused():
+    x, y = stars.positions(20)
+    convolved = stars.stars(20, flux=20_000.0)
+    target = -stars.match(convolved, stars.kernels(stars.true_terms(0), x, y))
+    target += np.random.default_rng(4).normal(0, 3, target.shape)
+    system = stars.system_of(convolved, target, x, y, variance=9.0)
+    with pytest.raises(KernelSolveError, match=r"has the sum -1\.3.*not in the other"):
+        solve_kernel(system, kernel_order=0, background_order=0, **SETTINGS)

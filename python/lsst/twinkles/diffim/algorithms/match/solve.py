@@ -224,7 +224,8 @@ def solve_kernel(
     Raises
     ------
     KernelSolveError
-        Fewer than ``n_required`` stamps are there or survive.
+        Fewer than ``n_required`` stamps are there or survive, or the kernel they
+        give has no positive sum.
 
     Notes
     -----
@@ -249,6 +250,12 @@ def solve_kernel(
             break
         used = good
     kernel_terms, background_terms = layout.split(solution, len(basis))
+    if not kernel_terms[0, 0] > 0:
+        raise KernelSolveError(
+            f"The kernel has the sum {kernel_terms[0, 0]:.3g}: the stars of one image are not in the other.",
+            n_stamps=0,
+            n_required=n_required,
+        )
     return KernelSolution(
         basis=basis,
         shape=shape,
