@@ -335,6 +335,7 @@ def test_a_file_given_twice_is_there_once(repo, tmp_path):
     path = write(tmp_path, 1)
     assert run(repo, path, path) == 1
     assert contents(repo) == [1]
+    assert run(repo, path, path) == 2
 
 
 def test_another_filter_for_a_visit_is_refused_but_can_replace_it(repo, tmp_path, caplog):
