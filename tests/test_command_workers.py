@@ -183,8 +183,8 @@ def test_an_interrupt_from_the_terminal_is_for_the_parent_alone(tmp_path):
 def test_the_command_with_two_workers(tmp_path, monkeypatch):
     monkeypatch.setenv("TWINKLES_DIFFIM_NUM_THREADS", "4")
     out = tmp_path / "out"
-    run = command(*pair_words(out, "230..232^251"), "-j", "2", "-c", "subtract.failVisits=[231]", "-L",
-                  "imageDifference.subtract=debug")  # fmt: skip
+    words = ["-j", "2", "-c", "subtract.failVisits=[231]"]
+    run = command(*pair_words(out, "230..232^251"), *words, "-L", "imageDifference.subtract=debug")
     assert run.status == 1, run.stderr
     assert visits_done(out) == [230, 232, 251]
     assert run.lines("FATAL: Failed on dataId=", "'visit': 231", "Too few stars")
@@ -195,6 +195,7 @@ def test_the_command_with_two_workers(tmp_path, monkeypatch):
     ]
     assert {tuple(figure["threads"]) for figure in figures} == {(2, 2)}
     assert os.getpid() not in {figure["processId"] for figure in figures}
+    assert command(*pair_words(out, "230^232^251"), *words).lines("Of 3 data ids: 3 skipped")
 
 
 def test_timeouts(tmp_path, monkeypatch):

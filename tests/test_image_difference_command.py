@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import pstats
 import re
@@ -31,11 +32,13 @@ from command_runs import (
 from lsst.daf.butler import Butler
 from lsst.images import DifferenceImage, VisitImage
 from repositories import make_read_only, make_writeable, public_directory, snapshot, without_privileges
+from small_exposures import draw_stars, make_exposure
 
-from lsst.twinkles.diffim.cli.image_difference import MAX_STATUS
+from lsst.twinkles.diffim.cli.image_difference import MAX_STATUS, main
 from lsst.twinkles.diffim.pipeline import staging
 from lsst.twinkles.diffim.pipeline.ids import DiaSourceIdFactory
-from lsst.twinkles.diffim.pipeline.repository import RepositoryError
+from lsst.twinkles.diffim.pipeline.ingest import ExposureIngester
+from lsst.twinkles.diffim.pipeline.repository import RepositoryError, create_repository
 
 COOKBOOK = str(HERE.parent / "config" / "diffimconfig.py")
 RESULTS = ["diaSrc", "differenceExp", "matchedExp", "metadata"]
@@ -154,6 +157,29 @@ def test_the_input_is_not_touched_and_may_be_read_only(tmp_path):
             assert snapshot(repo) == before
         finally:
             make_writeable(repo)
+
+
+def test_cookbook_with_the_real_stages(tmp_path):
+    """Visit 230 is wider than 250 and has one thing more: that is what is found, at its flux."""
+    rng = np.random.default_rng(5)
+    stars, (x, y), flux = rng.uniform(20, 236, (40, 2)), (128.3, 90.6), 2e4
+    with create_repository(tmp_path / "repo") as butler, ExposureIngester(butler) as ingester:
+        for visit, sigma in ((230, 2.4), (250, 1.8)):
+            image = rng.normal(0.0, 10.0, (256, 256))
+            for position, brightness in zip(stars, np.geomspace(1e4, 1e6, 40), strict=True):
+                image += draw_stars(image.shape, [position], sigma=sigma, flux=brightness)
+            if visit == 230:
+                image += draw_stars(image.shape, [(x, y)], sigma=sigma, flux=flux)
+            ingester.add(make_exposure(image, visit=visit, band="i", sigma=sigma))
+    out = tmp_path / "out"
+    run = command(*pair_words(out), "-C", COOKBOOK, repo=tmp_path / "repo", config=False)
+    assert run.status == 0, run.stderr
+    difference = fetch(out, "differenceExp", 230)
+    assert difference.kernel is not None and difference.psf is not None
+    assert [info.tract for info in difference.templates] == [250]
+    table = fetch(out, "diaSrc", 230)
+    (source,) = table[np.hypot(table["x"] - x, table["y"] - y) < 1.0]
+    assert abs(source["psfFlux"] - flux) < 5 * source["psfFluxErr"] < 0.2 * flux
 
 
 # Data ids ------------------------------------------------------------------------------------
@@ -567,6 +593,33 @@ def test_debug_imports_the_module(out, tmp_path, monkeypatch):
     run = command("--show", "tasks", "--debug")
     assert run.stdout.startswith("the debug module\n") and not run.lines("No 'debug' module")
     sys.modules.pop("debug", None)
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_on_a_terminal(out):
+    terminal = _Terminal()
+    with contextlib.redirect_stderr(terminal):
+        status = main(
+            [str(repository()), "-C", config_file(), "--no-versions", *map(str, pair_words(out, "230^231"))]
+        )
+    assert status == 0
+    lines = terminal.getvalue().replace("\r", "\n").splitlines()
+    assert [line for line in lines if re.search(r"50%\|.*1/2", line)]
+    # Messages stand on lines of their own, not behind the bar.
+    assert len([line for line in lines if line.startswith("lsst.imageDifference INFO: [")]) == 2
+    assert "|" not in command(*pair_words(out, 232)).stderr
+
+
+def test_output_that_nobody_reads_to_the_end():
+    words = f"{sys.executable} -m lsst.twinkles.diffim.cli.image_difference {repository()} --show config"
+    shell = f"set -o pipefail; {words} | head -n 1"
+    result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert result.stdout.startswith("import lsst.twinkles") and result.stderr == ""
+    assert result.returncode in (0, 141)
 
 
 def test_levels_of_messages(out):

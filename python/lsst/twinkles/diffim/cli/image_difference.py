@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = Gen2ArgumentParser(_PROG, _DESCRIPTION).parse(sys.argv[1:] if argv is None else argv)
     with log_to_stderr(args.log_levels, long=args.long_log) as handler, _terminate_as_exit():
         try:
-            return _Command(args, handler).run()
+            status = _Command(args, handler).run()
+            sys.stdout.flush()
+            return status
         except CommandError as error:
             print(f"{_PROG}: error: {error}", file=sys.stderr)
             return error.status
@@ -170,17 +172,18 @@ class _Command:
         selection: PairSelection,
     ) -> Iterator[Outcome]:
         """Process the pairs that no earlier run has finished."""
-        from .pair_work import PairSetup
+        from .pair_work import PairSetup, digest_config
         from .runner import run_jobs
 
         args = self.args
-        done = self._find_done(output, selection.pairs, config)
+        digest = digest_config(config)
+        done = self._find_done(output, selection.pairs, digest)
         yield from done
         labels = {outcome.label for outcome in done}
         pairs = [pair for pair in selection.pairs if pair.label not in labels]
         if not pairs:
             return
-        setup = PairSetup(places.input, output.root, config, args.do_raise)
+        setup = PairSetup(places.input, output.root, config, digest, args.do_raise)
         timeout = DEFAULT_TIMEOUT if args.timeout is None and args.processes > 1 else args.timeout
         n_failed = 0
         results = run_jobs(
@@ -196,7 +199,7 @@ class _Command:
                 yield outcome
 
     def _find_done(
-        self, output: OutputRepository, pairs: Sequence[ExposurePair], config: ImageDifferenceConfig
+        self, output: OutputRepository, pairs: Sequence[ExposurePair], digest: str
     ) -> list[Outcome]:
         """Return an outcome for each pair whose results are there."""
         from .pair_work import find_done
@@ -205,7 +208,7 @@ class _Command:
         # Other versions of packages may give other results: all is done anew.
         if self.args.clobber_versions:
             return []
-        done = find_done(output, pairs, config)
+        done = find_done(output, pairs, digest)
         for pair in done:
             _LOG.info("dataId=%s was done by an earlier run with the same inputs; kept.", pair.label)
         return [Outcome(pair.label, "skipped") for pair in done]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("PairSetup", "PairWork", "explain", "find_done")
+__all__ = ("PairSetup", "PairWork", "digest_config", "explain", "find_done")
 
 import hashlib
 import logging
@@ -63,6 +63,9 @@ class PairSetup:
     config: ImageDifferenceConfig
     """Configuration of the task (`ImageDifferenceConfig`)."""
 
+    digest: str
+    """Short name of the configuration, see `digest_config` (`str`)."""
+
     do_raise: bool = False
     """Whether errors are somebody else's to report (`bool`)."""
 
@@ -87,7 +90,6 @@ class PairWork:
             setup.output, open_butler(setup.output, writeable=True), setup.config.coaddName
         )
         self._task = TwinklesImageDifferenceTask(config=setup.config)
-        self._digest = digest_config(setup.config)
 
     def __enter__(self) -> Self:
         return self
@@ -175,7 +177,7 @@ class PairWork:
     def _describe_run(self, pair: ExposurePair, products: Iterable[str]) -> TaskMetadata:
         """Return the metadata of the task, with what a later run has to know of this one."""
         metadata = self._task.getFullMetadata()
-        for key, value in describe_pair(pair, self._digest).items():
+        for key, value in describe_pair(pair, self._setup.digest).items():
             metadata[f"{_RUN_KEY}.{key}"] = value
         metadata[f"{_RUN_KEY}.products"] = sorted(products)
         metadata[f"{_RUN_KEY}.templateVisit"] = int(pair.template.dataId["visit"])
@@ -202,8 +204,10 @@ def log_failure(label: str, error: BaseException) -> None:
 
 
 def digest_config(config: ImageDifferenceConfig) -> str:
-    """Return a short name for the values of a configuration (`str`)."""
-    return hashlib.sha256(config.saveToString().encode()).hexdigest()[:16]
+    """Return a short name for the values and the classes of a configuration (`str`)."""
+    # Comments are the documentation of fields, which may change from version to version.
+    lines = [line for line in config.saveToString().splitlines() if not line.startswith("#")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def describe_pair(pair: ExposurePair, digest: str) -> dict[str, str]:
@@ -211,9 +215,7 @@ def describe_pair(pair: ExposurePair, digest: str) -> dict[str, str]:
     return {"scienceId": str(pair.science.id), "templateId": str(pair.template.id), "configDigest": digest}
 
 
-def find_done(
-    output: OutputRepository, pairs: Iterable[ExposurePair], config: ImageDifferenceConfig
-) -> list[ExposurePair]:
+def find_done(output: OutputRepository, pairs: Iterable[ExposurePair], digest: str) -> list[ExposurePair]:
     """Return the pairs whose results an earlier run has stored.
 
     Parameters
@@ -222,8 +224,8 @@ def find_done(
         Where the results are.
     pairs : iterable of `ExposurePair`
         Pairs that are asked for.
-    config : `ImageDifferenceConfig`
-        Configuration of this run.
+    digest : `str`
+        Configuration of this run, see `digest_config`.
 
     Returns
     -------
@@ -231,7 +233,6 @@ def find_done(
         Those with all results there, made from the same two datasets with the
         same configuration.
     """
-    digest = digest_config(config)
     stored = {name: _find_all(output, name) for name in OUTPUTS if name not in ("config", "packages")}
     return [pair for pair in pairs if _is_done(output, stored, pair, digest)]
 
