@@ -57,6 +57,7 @@ def test_times_are_given_in_units_of_a_transform_and_a_copy(script):
         "cold": False,
         "stages": {
             "fft": 0.5,
+            "fft_cpu": 0.4,
             "copy": 0.01,
             "memory": 700.0,
             "task": {"wall": 4.0, "cpu": 5.0},
@@ -66,7 +67,7 @@ def test_times_are_given_in_units_of_a_transform_and_a_copy(script):
     }
     lines = bench.format_result(result).split("\n")
     (match,) = (line for line in lines if line.startswith("match"))
-    assert match.split() == ["match", "2.00", "3.00", "4.0", "200"]
+    assert match.split() == ["match", "2.00", "3.00", "4.0", "7.5", "200"]
     (task,) = (line for line in lines if "task in memory" in line)
     assert task.split()[-1] == "700"
     assert "failed, status 1" in lines[-1]
