@@ -51,7 +51,7 @@ def significance_image(
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.where(bad, np.float32(0.0), np.float32(1.0) / variance).astype(np.float32)
-    data = np.where(bad, np.float32(0.0), image * weight)
+        data = np.where(bad, np.float32(0.0), image * weight)
     grid = make_tile_grid(image.shape, halo=psf.size // 2 + 1, side=side)
 
     def correlate(power: int):  # type: ignore[no-untyped-def]
