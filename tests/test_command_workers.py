@@ -219,7 +219,10 @@ def test_doraise_with_a_worker(tmp_path):
     assert "stub_stages.py" in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize(("end", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_early_end_in_one_process_and_a_second_run(tmp_path, end, status):
     out = tmp_path / "out"
     words = ["subtract.signalVisits=[231]", f"subtract.signal={end.value}"]

@@ -614,6 +614,7 @@ def test_progress_on_a_terminal(out):
     assert "|" not in command(*pair_words(out, 232)).stderr
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_to_the_end():
     words = f"{sys.executable} -m lsst.twinkles.diffim.cli.image_difference {repository()} --show config"
     shell = f"set -o pipefail; {words} | head -n 1"
