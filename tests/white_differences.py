@@ -26,7 +26,7 @@ def make_white(shape, sources, *, seed=1, start=(0, 0), calibrated=True, unit=u.
     sources = np.asarray(sources, float).reshape(-1, 3)
     change = draw(shape, sources, SIGMA) + noise * rng.normal(size=shape)
     static = draw(shape, sources * [1, 1, 0] + [0, 0, 1000.0], SIGMA)
-    wcs = make_wcs(crpix=(start[1] + 50.0, start[0] + 50.0), angle=0.3)
+    wcs = make_wcs(angle=0.3)  # in pixels that count from the first one of the image
     science = make_exposure(
         300.0 + static + change, variance=NOISE**2, sigma=SIGMA, start=start, unit=unit, wcs=wcs
     )

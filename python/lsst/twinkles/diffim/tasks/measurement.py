@@ -50,7 +50,9 @@ class MeasurementConfig(Config):
         doc="Measure PSF fluxes on the science image and the matched template, too?", default=True
     )
     skyCell = RangeField[int](
-        doc="Side in pixels of the cells whose medians give the sky of these two.", default=128, min=16
+        doc="Side in pixels of the cells whose medians give the sky of these two; smaller on small images.",
+        default=128,
+        min=16,
     )
     skyOrder = RangeField[int](doc="Order of the polynomial through them.", default=2, min=0)
 
@@ -148,12 +150,14 @@ class MeasurementTask(Task):
         for name, exposure in (("science", science), ("template", matched)):
             pixels = self._weigh(exposure)
             bad = pixels.weight == 0.0
-            sky = fit_sky(pixels.image, bad, size=self.config.skyCell, order=self.config.skyOrder)
+            # Five cells at least along each axis: fewer would not hold a polynomial of order 2.
+            size = min(self.config.skyCell, max(16, min(bad.shape) // 5))
+            sky = fit_sky(pixels.image, bad, size=size, order=self.config.skyOrder)
             flat = pixels.image - chebyshev_image(sky, shape=bad.shape, order=self.config.skyOrder)
             result[name] = measure_forced_fluxes(
                 flat, pixels.weight, pixels.psf, x=fits.x, y=fits.y, half=half
             )
-        kernel = difference.kernel
+        kernel = getattr(difference, "kernel", None)  # raises if there is none
         if kernel is not None and matched.metadata.get("psfMatched", True):
             factor = _correlation_factor(kernel, difference, sample_psf(matched.psf, matched.bbox, grid=1))
             old = result["template"]
