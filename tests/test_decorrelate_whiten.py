@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lsst.twinkles.diffim.algorithms.decorrelate import whiten as whiten_module
 from lsst.twinkles.diffim.algorithms.decorrelate.whiten import Whitener, source_variance, whiten
 from lsst.twinkles.diffim.algorithms.noise import NoiseMap
 from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
@@ -75,6 +76,23 @@ def test_noise_becomes_white_and_its_variance_is_as_claimed(name):
     for part in np.array_split(inner, 4, axis=1):
         assert part.var() == pytest.approx(1.0, abs=0.02)
         assert abs(autocorrelation(part, 0, 1)) < 0.016
+
+
+def wild_kernel(x, y):
+    """A kernel whose power at high frequencies grows towards two corners, as an overfitted one's."""
+    sharp = gaussians(SIZE, 0.5) - gaussians(SIZE, 1.5)
+    slope = (np.asarray(x) / SHAPE[1] + np.asarray(y) / SHAPE[0] - 1.0)[:, None, None]
+    return gaussians(SIZE, 1.5) + 2.0 * slope * sharp
+
+
+@pytest.mark.parametrize(("limit", "white"), [(None, True), (np.inf, False)])
+def test_tiles_shrink_where_the_kernel_varies_much(monkeypatch, limit, white):
+    if limit is not None:
+        monkeypatch.setattr(whiten_module, "_LARGEST_ERROR", limit)
+    whitener = Whitener(wild_kernel, noise_map(40.0), noise_map(40.0), 1.0)
+    difference = simulate(whitener, seed=2)
+    image = whiten(difference, whitener, workers=1, side=360, tolerance=1e-6)[20:-20, 20:-20]
+    assert (max(abs(autocorrelation(image, *lag)) for lag in ((0, 1), (1, 0), (1, 1))) < 0.01) is white
 
 
 def test_filter_is_that_of_dmtn_021():
