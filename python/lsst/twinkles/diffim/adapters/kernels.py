@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("evaluate_kernel", "kernel_from_solution")
+__all__ = ("evaluate_kernel", "kernel_from_fields", "kernel_from_solution")
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..algorithms.match.solve import KernelSolution
+from ..algorithms.spatial import chebyshev_coefficients
 
 if TYPE_CHECKING:
     from lsst.images import Box
@@ -35,6 +36,17 @@ def kernel_from_solution(solution: KernelSolution, bbox: Box) -> ImageBasisConvo
 
     fields = [ChebyshevField(bbox, matrix) for matrix in solution.coefficient_matrices()]
     return ImageBasisConvolutionKernel(solution.basis.images(), fields)
+
+
+def kernel_from_fields(
+    images: np.ndarray, terms: np.ndarray, order: int, bbox: Box
+) -> ImageBasisConvolutionKernel:
+    """Return a kernel of images ``(C, S, S)`` with Chebyshev coefficients ``(C, n_terms)`` over a box."""
+    from lsst.images.convolution_kernels import ImageBasisConvolutionKernel
+    from lsst.images.fields import ChebyshevField
+
+    fields = [ChebyshevField(bbox, chebyshev_coefficients(row, order)) for row in terms]
+    return ImageBasisConvolutionKernel(images, fields)
 
 
 def evaluate_kernel(kernel: ConvolutionKernel, bbox: Box, *, x: np.ndarray, y: np.ndarray) -> np.ndarray:

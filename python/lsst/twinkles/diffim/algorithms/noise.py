@@ -103,9 +103,7 @@ def cell_statistics(
     shape = (len(edge_y) - 1, len(edge_x) - 1)
     median, sigma, number = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape)
     most = int(np.clip(max_pixels / (shape[0] * shape[1]), 512, 4096))
-    clipped_medians(
-        image, bad, edge_y, edge_x, most, min_fraction, _CLIP, _ITERATIONS, median, sigma, number
-    )
+    clipped_medians(image, bad, edge_y, edge_x, most, min_fraction, _CLIP, _ITERATIONS, median, sigma, number)
     return median, sigma, number, 0.5 * (edge_x[1:] + edge_x[:-1] - 1), 0.5 * (edge_y[1:] + edge_y[:-1] - 1)
 
 

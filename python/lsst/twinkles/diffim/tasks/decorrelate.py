@@ -126,8 +126,7 @@ class DecorrelateTask(Task):
         variance = propagate_variance(
             target.excess if templateMatched else target.excess / total**2,
             convolved.excess,
-            whitener,
-            kernel=whitener.kernel,
+            filters=whitener.pair,
             sky=whitener.sky_image(image.shape),
             workers=workers,
             side=_TILE,

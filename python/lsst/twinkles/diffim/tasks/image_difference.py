@@ -334,7 +334,7 @@ class ImageDifferenceTask(Task):
     ) -> DifferenceImage:
         """Whiten the noise and scale the variance, as configured."""
         difference = subtracted.difference
-        if self.config.doDecorrelation:
+        if self.config.doDecorrelation and not getattr(subtracted, "whitened", False):
             difference = self.decorrelate.run(
                 science,
                 template,
@@ -342,6 +342,10 @@ class ImageDifferenceTask(Task):
                 subtracted.psfMatchingKernel,
                 templateMatched=subtracted.convolvedTemplate,
             ).correctedExposure
+        excess = getattr(subtracted, "excessVariance", None)
+        if excess is not None:
+            difference = difference.copy()
+            difference.variance.array += excess
         if self.config.doScaleDiffimVariance:
             scaled = self.scaleVariance.run(difference)
             self.metadata["scaleDiffimVarianceFactor"] = scaled.factor

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("AlardLuptonKernelConfig", "make_basis", "make_settings")
+__all__ = (
+    "AlardLuptonKernelConfig",
+    "KernelFitConfig",
+    "ZogyKernelConfig",
+    "make_basis",
+    "make_correction_basis",
+    "make_settings",
+)
 
 import numpy as np
 
@@ -17,35 +24,11 @@ from ..algorithms.match.basis import (
 from ..algorithms.match.match import MatchSettings
 
 
-class AlardLuptonKernelConfig(Config):
-    """The Alard-Lupton kernel: basis, choice of stamps, spatial variation.
+class KernelFitConfig(Config):
+    """Choice of stamps and spatial variation, for all kinds of kernel.
 
     Names, meanings and defaults of the fields that the stack has too are the stack's.
     """
-
-    # Basis
-    alardNGauss = RangeField[int](doc="Number of Gaussians.", default=3, min=1)
-    alardDegGauss = ListField[int](doc="Degree of the polynomial of each Gaussian.", default=[4, 2, 2])
-    alardSigGauss = ListField[float](
-        doc="Widths of the Gaussians in pixels, used if the PSFs are equally wide or scaleByFwhm is False.",
-        default=[0.7, 1.5, 3.0],
-    )
-    alardGaussBeta = RangeField[float](
-        doc="Ratio of the widths of successive Gaussians.", default=2.0, min=1.0, inclusiveMin=False
-    )
-    alardMinSig = RangeField[float](doc="Least width of a Gaussian, pixels.", default=0.7, min=0.25)
-    alardMinSigDeconv = RangeField[float](
-        doc="The same where the image to be convolved is the wider one, pixels.", default=0.4, min=0.25
-    )
-    scaleByFwhm = Field[bool](doc="Take widths and kernel size from the PSFs?", default=True)
-    kernelSize = RangeField[int](
-        doc="Side of the kernel in pixels if not scaleByFwhm; odd.", default=21, min=3
-    )
-    kernelSizeFwhmScaling = RangeField[float](
-        doc="Side of the kernel over the sigma of the widest Gaussian.", default=6.0, min=1.0
-    )
-    kernelSizeMin = RangeField[int](doc="Least side of the kernel in pixels; odd.", default=21, min=3)
-    kernelSizeMax = RangeField[int](doc="Largest side of the kernel in pixels; odd.", default=35, min=3)
 
     # Stamps
     sizeCellX = RangeField[int](
@@ -102,22 +85,90 @@ class AlardLuptonKernelConfig(Config):
         doc="Eigenvalues of the normal equations below the largest over this are cut.", default=1e10, min=1.0
     )
 
+
+class AlardLuptonKernelConfig(KernelFitConfig):
+    """The Alard-Lupton kernel, with the stack's names and defaults."""
+
+    alardNGauss = RangeField[int](doc="Number of Gaussians.", default=3, min=1)
+    alardDegGauss = ListField[int](doc="Degree of the polynomial of each Gaussian.", default=[4, 2, 2])
+    alardSigGauss = ListField[float](
+        doc="Widths of the Gaussians in pixels, used if the PSFs are equally wide or scaleByFwhm is False.",
+        default=[0.7, 1.5, 3.0],
+    )
+    alardGaussBeta = RangeField[float](
+        doc="Ratio of the widths of successive Gaussians.", default=2.0, min=1.0, inclusiveMin=False
+    )
+    alardMinSig = RangeField[float](doc="Least width of a Gaussian, pixels.", default=0.7, min=0.25)
+    alardMinSigDeconv = RangeField[float](
+        doc="The same where the image to be convolved is the wider one, pixels.", default=0.4, min=0.25
+    )
+    scaleByFwhm = Field[bool](doc="Take widths and kernel size from the PSFs?", default=True)
+    kernelSize = RangeField[int](
+        doc="Side of the kernel in pixels if not scaleByFwhm; odd.", default=21, min=3
+    )
+    kernelSizeFwhmScaling = RangeField[float](
+        doc="Side of the kernel over the sigma of the widest Gaussian.", default=6.0, min=1.0
+    )
+    kernelSizeMin = RangeField[int](doc="Least side of the kernel in pixels; odd.", default=21, min=3)
+    kernelSizeMax = RangeField[int](doc="Largest side of the kernel in pixels; odd.", default=35, min=3)
+
     def validate(self) -> None:
         """Check lengths and odd sizes."""
         super().validate()
         for name in ("alardDegGauss", "alardSigGauss"):
             if len(getattr(self, name)) != self.alardNGauss:
-                self._refuse(
-                    name, f"has {len(getattr(self, name))} values for alardNGauss={self.alardNGauss}"
+                _refuse(
+                    self, name, f"has {len(getattr(self, name))} values for alardNGauss={self.alardNGauss}"
                 )
         for name in ("kernelSize", "kernelSizeMin", "kernelSizeMax"):
             if getattr(self, name) % 2 == 0:
-                self._refuse(name, f"must be odd, got {getattr(self, name)}")
+                _refuse(self, name, f"must be odd, got {getattr(self, name)}")
         if self.kernelSizeMin > self.kernelSizeMax:
-            self._refuse("kernelSizeMin", f"{self.kernelSizeMin} exceeds kernelSizeMax={self.kernelSizeMax}")
+            _refuse(self, "kernelSizeMin", f"{self.kernelSizeMin} exceeds kernelSizeMax={self.kernelSizeMax}")
 
-    def _refuse(self, name: str, text: str) -> None:
-        raise FieldValidationError(type(self)._fields[name], self, f"{name} {text}.")
+
+class ZogyKernelConfig(KernelFitConfig):
+    """Proper subtraction: the small kernel that corrects what the PSF models lack."""
+
+    correctionSigmaFwhm = ListField[float](
+        doc="Widths (sigma) of the Gaussians of the correction, over the FWHM of the wider PSF.",
+        default=[0.2, 0.4, 0.8],
+    )
+    correctionDegrees = ListField[int](doc="Degree of the polynomial of each.", default=[2, 1, 0])
+    correctionRidge = RangeField[float](
+        doc="Strength with which the correction is held to a delta function where stars do not determine it: "
+        "inverse of the standard deviation that its transform may have at any frequency.",
+        default=100.0,
+        min=0.0,
+    )
+    correctionSize = RangeField[int](doc="Side of the correction in pixels; odd.", default=21, min=5)
+    matchedKernelSize = RangeField[int](
+        doc="Side in pixels of the kernel that makes the matched template; odd.", default=31, min=5
+    )
+    psfSize = RangeField[int](
+        doc="Least side in pixels of the PSF stamps of the difference; odd.", default=41, min=11
+    )
+
+    def validate(self) -> None:
+        """Check lengths and odd sizes."""
+        super().validate()
+        if len(self.correctionDegrees) != len(self.correctionSigmaFwhm):
+            _refuse(
+                self, "correctionDegrees", f"needs {len(self.correctionSigmaFwhm)} values, one for each width"
+            )
+        for name in ("correctionSize", "matchedKernelSize", "psfSize"):
+            if getattr(self, name) % 2 == 0:
+                _refuse(self, name, f"must be odd, got {getattr(self, name)}")
+
+
+def _refuse(config: Config, name: str, text: str) -> None:
+    raise FieldValidationError(type(config)._fields[name], config, f"{name} {text}.")
+
+
+def make_correction_basis(config: ZogyKernelConfig, *, fwhm: float) -> AlardLuptonBasis:
+    """Return the basis of the correction for PSFs of which the wider has a FWHM of ``fwhm`` pixels."""
+    sigmas = np.maximum(0.5, fwhm * np.array(config.correctionSigmaFwhm))
+    return make_alard_lupton_basis(sigmas, list(config.correctionDegrees), config.correctionSize, delta=True)
 
 
 def make_basis(
@@ -152,7 +203,9 @@ def make_basis(
     return make_alard_lupton_basis(sigmas, list(config.alardDegGauss), size), mode
 
 
-def make_settings(config: AlardLuptonKernelConfig, *, fwhm: float, min_sources: int) -> MatchSettings:
+def make_settings(
+    config: KernelFitConfig, *, fwhm: float, min_sources: int, ridge: float = 0.0, debias: bool = False
+) -> MatchSettings:
     """Return the tunables of the fit for PSFs of which the wider has a FWHM of ``fwhm`` pixels."""
     orders = (
         range(config.spatialKernelOrderMax + 1)
@@ -172,4 +225,7 @@ def make_settings(config: AlardLuptonKernelConfig, *, fwhm: float, min_sources: 
         prior_strengths=tuple(config.psfPriorStrengths),
         n_folds=config.nFolds,
         sky_cell=64,
+        ridge=ridge,
+        debias=debias,
+        filter_margin=int(np.clip(round(1.5 * fwhm), 6, 24)),
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 __all__ = ("AlardLuptonSubtractConfig", "AlardLuptonSubtractTask")
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,34 +14,30 @@ from lsst.pex.config import ChoiceField, Config, ConfigChoiceField, DictField, L
 from lsst.pipe.base import Struct, Task
 from lsst.utils.timer import timeMethod
 
-from ..adapters.kernels import kernel_from_solution
 from ..adapters.masks import bad_pixels
 from ..adapters.psfs import psf_fwhm, sample_psf
-from ..algorithms.decorrelate.whiten import propagate_variance, source_variance
 from ..algorithms.match.candidates import KernelCandidates, find_candidates, select_candidates
-from ..algorithms.match.match import MatchResult, match_images
-from ..algorithms.match.solve import KernelSolution, KernelSolveError, with_background
-from ..algorithms.noise import NoiseMap
+from ..algorithms.match.match import MatchResult
+from ..algorithms.match.solve import KernelSolveError
 from ..algorithms.spatial import chebyshev_coefficients, chebyshev_image
 from ..algorithms.subtract.matched import (
-    convolve_kernel,
-    refine_background,
     rim_error,
+    saturated_light,
     spread_bad,
-    spread_saturated,
 )
 from ..algorithms.subtract.prepare import PreparedImage, prepare_image
-from ..algorithms.threads import get_num_threads
+from .alard_lupton import AlardLuptonEngine
 from .difference_image import make_difference_image, make_matched_image, merge_masks
+from .engines import Exposures, Roles, Subtraction
 from .errors import InsufficientKernelSourcesError, NoKernelCandidatesError, UnusableExposureError
-from .kernel import AlardLuptonKernelConfig, make_basis, make_settings
+from .kernel import AlardLuptonKernelConfig, ZogyKernelConfig, make_settings
 from .subtraction_figures import footprint_ratios, limiting_magnitude
+from .zogy import ZogyEngine
 
 if TYPE_CHECKING:
     from lsst.images import Mask, VisitImage
 
 _NOISE_CELL = 256
-_TILE = 360
 
 
 class AlardLuptonSubtractConfig(Config):
@@ -59,7 +53,10 @@ class AlardLuptonSubtractConfig(Config):
         },
     )
     kernel = ConfigChoiceField(
-        doc="Kind of matching kernel.", typemap={"AL": AlardLuptonKernelConfig}, default="AL"
+        doc="Method: AL, the kernel of Alard & Lupton on one image, whitened afterwards; zogy, proper "
+        "subtraction of Zackay et al. with a fitted correction, white by itself.",
+        typemap={"AL": AlardLuptonKernelConfig, "zogy": ZogyKernelConfig},
+        default="AL",
     )
     badMaskPlanes = ListField[str](
         doc="Planes whose pixels are not used for sky, noise and kernel.",
@@ -80,15 +77,15 @@ class AlardLuptonSubtractConfig(Config):
         doc="Template planes that are copied under another name.", default={"SAT": "SAT_TEMPLATE"}
     )
     kernelMaskFraction = RangeField[float](
-        doc="A bad pixel of the convolved image spoils those to which this share of the kernel carries it.",
-        default=0.9,
+        doc="A bad pixel of the convolved image spoils those to which this share of the kernel's power goes.",
+        default=0.95,
         min=0.0,
         max=1.0,
     )
     saturationLimit = RangeField[float](
-        doc="A pixel to which the convolution carries more than this, in standard deviations of the noise, of "
-        "the light of saturated pixels is masked like them.",
-        default=3.0,
+        doc="A pixel to which the convolution carries more than this of the light of saturated pixels, in "
+        "standard deviations of the noise, is masked like them; less is added to the variance.",
+        default=10.0,
         min=0.0,
     )
     rimLimit = RangeField[float](
@@ -117,13 +114,10 @@ class AlardLuptonSubtractConfig(Config):
     )
 
 
-@dataclass(frozen=True)
-class _Roles:
-    """Which image is convolved, and which one the other is matched to."""
-
-    convolved: PreparedImage
-    target: PreparedImage
-    template_convolved: bool
+_ENGINES: dict[str, type[AlardLuptonEngine] | type[ZogyEngine]] = {
+    "AL": AlardLuptonEngine,
+    "zogy": ZogyEngine,
+}
 
 
 class AlardLuptonSubtractTask(Task):
@@ -162,6 +156,9 @@ class AlardLuptonSubtractTask(Task):
             - ``psfMatchingKernel`` (`lsst.images.convolution_kernels.ImageBasisConvolutionKernel`).
             - ``kernelSources`` (`astropy.table.Table`): stars that were tried, and their fit.
             - ``convolvedTemplate`` (`bool`): the template was convolved, not the science image.
+            - ``whitened`` (`bool`): the noise of the difference is white already.
+            - ``excessVariance`` (`numpy.ndarray`): to be added to the variance of the white difference: the
+              square of the light that saturated pixels put in doubt.
 
         Raises
         ------
@@ -170,22 +167,31 @@ class AlardLuptonSubtractTask(Task):
         UnusableExposureError
             An image has no usable pixel.
         """
-        prepared = {
-            "science": self._prepare(science, "science"),
-            "template": self._prepare(template, "template"),
-        }
-        fwhm = {name: psf_fwhm(p.data.psf) for name, p in prepared.items()}
-        roles = self._choose_roles(prepared, fwhm)
-        candidates = self._find_candidates(science, template, prepared, sources, max(fwhm.values()))
-        match = self._match(roles, candidates, fwhm)
-        difference, matched, solution = self._subtract(roles, match.solution, prepared)
-        result = self._assemble(science, template, prepared, roles, solution, difference, matched)
-        self._record(science, prepared, fwhm, roles, match, result.difference)
+        exposures = self._prepare_pair(science, template)
+        engine = _ENGINES[self.config.kernel.name](self.config.kernel.active)
+        roles = engine.choose_roles(exposures, self.config.mode)
+        self.log.info(
+            "PSF of science %.2f and template %.2f pixels FWHM; method %s, %s convolved.",
+            exposures.fwhm_science,
+            exposures.fwhm_template,
+            self.config.kernel.name,
+            "template" if roles.template_convolved else "science",
+        )
+        candidates = self._find_candidates(exposures, sources)
+        match = self._match(engine, exposures, roles, candidates)
+        result = engine.subtract(exposures, roles, match, cell=self.config.backgroundCell)
+        images = self._assemble(exposures, result)
+        self._record(exposures, roles, match, images.difference)
         return Struct(
             kernelSources=_make_source_table(match, science),
             convolvedTemplate=roles.template_convolved,
-            **result.getDict(),
+            whitened=result.whitened,
+            **images.getDict(),
         )
+
+    def _prepare_pair(self, science: VisitImage, template: VisitImage) -> Exposures:
+        own, other = self._prepare(science, "science"), self._prepare(template, "template")
+        return Exposures(science, template, own, other, psf_fwhm(own.data.psf), psf_fwhm(other.data.psf))
 
     def _prepare(self, exposure: VisitImage, role: str) -> PreparedImage:
         """Sample the PSF, fill holes, subtract the sky, measure the noise."""
@@ -223,34 +229,14 @@ class AlardLuptonSubtractTask(Task):
                 ratio,
             )
 
-    def _choose_roles(self, prepared: dict[str, PreparedImage], fwhm: dict[str, float]) -> _Roles:
-        mode = self.config.mode
-        template_convolved = mode == "convolveTemplate" or (
-            mode == "auto" and fwhm["template"] <= fwhm["science"]
-        )
-        convolved, target = ("template", "science") if template_convolved else ("science", "template")
-        self.log.info(
-            "PSF of science %.2f and template %.2f pixels FWHM; the %s is convolved.",
-            fwhm["science"],
-            fwhm["template"],
-            convolved,
-        )
-        return _Roles(prepared[convolved], prepared[target], template_convolved)
-
-    def _find_candidates(
-        self,
-        science: VisitImage,
-        template: VisitImage,
-        prepared: dict[str, PreparedImage],
-        sources: Table | None,
-        fwhm: float,
-    ) -> KernelCandidates:
+    def _find_candidates(self, exposures: Exposures, sources: Table | None) -> KernelCandidates:
         """Find stars, reject those on bad pixels, share them out over the image."""
         config, kernel = self.config, self.config.kernel.active
-        data = prepared["science"].data
+        science, fwhm = exposures.science, exposures.widest
+        data = exposures.prepared_science.data
         exclude = bad_pixels(science.mask, config.excludeMaskPlanes)
-        exclude |= bad_pixels(template.mask, config.excludeMaskPlanes)
-        exclude |= data.bad | prepared["template"].data.bad
+        exclude |= bad_pixels(exposures.template.mask, config.excludeMaskPlanes)
+        exclude |= data.bad | exposures.prepared_template.data.bad
         half = make_settings(kernel, fwhm=fwhm, min_sources=config.minKernelSources).stamp_half
         if sources is None:
             threshold = config.detectionThreshold * 3.0 * np.sqrt(data.sky.median)
@@ -279,26 +265,21 @@ class AlardLuptonSubtractTask(Task):
             )
         return chosen
 
-    def _match(self, roles: _Roles, candidates: KernelCandidates, fwhm: dict[str, float]) -> MatchResult:
+    def _match(
+        self,
+        engine: AlardLuptonEngine | ZogyEngine,
+        exposures: Exposures,
+        roles: Roles,
+        candidates: KernelCandidates,
+    ) -> MatchResult:
         """Determine the kernel."""
-        convolved, target = ("template", "science") if roles.template_convolved else ("science", "template")
-        config = self.config.kernel.active
-        basis, mode = make_basis(config, fwhm_convolved=fwhm[convolved], fwhm_target=fwhm[target])
-        self.metadata["ALBasisNGauss"] = len(basis.sigmas)
-        self.metadata["ALBasisDegGauss"] = list(basis.degrees)
-        self.metadata["ALBasisSigGauss"] = [float(s) for s in basis.sigmas]
-        self.metadata["ALKernelSize"] = basis.size
-        self.metadata["ALBasisMode"] = mode
         try:
-            return match_images(
-                roles.convolved.data,
-                roles.target.data,
-                candidates=candidates,
-                basis=basis,
-                settings=make_settings(
-                    config, fwhm=max(fwhm.values()), min_sources=self.config.minKernelSources
-                ),
-                workers=get_num_threads(),
+            return engine.match(
+                exposures,
+                roles,
+                candidates,
+                min_sources=self.config.minKernelSources,
+                record=self.metadata.__setitem__,
             )
         except KernelSolveError as error:
             raise NoKernelCandidatesError(
@@ -308,165 +289,90 @@ class AlardLuptonSubtractTask(Task):
                 nRequired=error.n_required,
             ) from error
 
-    def _subtract(
-        self, roles: _Roles, solution: KernelSolution, prepared: dict[str, PreparedImage]
-    ) -> tuple[np.ndarray, np.ndarray, KernelSolution]:
-        """Return difference and subtracted image, free of sky, and the final solution."""
-        matched = convolve_kernel(
-            roles.convolved.data.image,
-            lambda x, y: solution.evaluate(x=x, y=y),
-            size=solution.basis.size,
-            side=_TILE,
-            workers=get_num_threads(),
-        )
-        order = solution.background_order
-        matched += chebyshev_image(solution.background_terms, shape=matched.shape, order=order)
-        difference = roles.target.data.image - matched
-        bad = roles.target.data.bad | roles.convolved.data.bad
-        correction = refine_background(difference, bad, cell=self.config.backgroundCell, order=order)
-        left = chebyshev_image(correction, shape=matched.shape, order=order)
-        difference -= left
-        if roles.template_convolved:
-            matched += left
-        else:
-            matched = roles.target.data.image / np.float32(solution.kernel_sum)
-            difference /= np.float32(-solution.kernel_sum)
-        return difference, matched, with_background(solution, correction)
-
-    def _assemble(
-        self,
-        science: VisitImage,
-        template: VisitImage,
-        prepared: dict[str, PreparedImage],
-        roles: _Roles,
-        solution: KernelSolution,
-        difference: np.ndarray,
-        matched: np.ndarray,
-    ) -> Struct:
+    def _assemble(self, exposures: Exposures, result: Subtraction) -> Struct:
         """Make the exposures that are returned."""
         from lsst.images.fields import ChebyshevField
 
-        shape, order = difference.shape, solution.background_order
-        sky_terms = prepared["science"].sky.copy()
-        if roles.template_convolved:
-            sky_terms = sky_terms + solution.background_terms
-        else:
-            sky_terms = sky_terms - solution.background_terms / solution.kernel_sum
-        sky = chebyshev_image(prepared["science"].sky, shape=shape, order=order)
-        own, subtracted = self._propagate_variance(science, template, roles, solution)
-        mask = merge_masks(
-            science.mask,
-            template.mask,
-            preserve=self.config.preserveTemplateMask,
-            rename=self.config.renameTemplateMask,
-            spread=self._make_spreaders(roles, solution),
-            template_convolved=roles.template_convolved,
-        )
-        self._mark_rim(mask, roles, solution)
-        no_data = (prepared["science"].holes | prepared["template"].holes) & bad_pixels(mask, ["NO_DATA"])
+        science, own_sky = exposures.science, exposures.prepared_science.sky
+
+        order = self.config.kernel.active.spatialBgOrder
+        mask, light = self._make_mask(exposures, result)
+        holes = exposures.prepared_science.holes | exposures.prepared_template.holes
+        no_data = holes & bad_pixels(mask, ["NO_DATA"])
+        difference = result.difference.copy()
         difference[no_data] = 0.0
-        kernel = kernel_from_solution(solution, science.bbox)
-        psf = science.psf if roles.template_convolved else template.psf
         exposure = make_difference_image(
-            science, image=difference, variance=own, mask=mask, psf=psf, kernel=kernel
+            science,
+            image=difference,
+            variance=result.variance,
+            mask=mask,
+            psf=result.psf,
+            kernel=result.kernel_model,
         )
+        sky = chebyshev_image(own_sky, shape=difference.shape, order=order)
+        matched = make_matched_image(
+            science,
+            exposures.template,
+            image=result.matched + sky,
+            variance=result.matched_variance,
+            mask=mask.copy(),
+            psf=result.matched_psf,
+            convolved=result.template_convolved,
+        )
+        terms = own_sky + result.background_terms
         return Struct(
             difference=exposure,
-            matchedTemplate=make_matched_image(
-                science,
-                template,
-                image=matched + sky,
-                variance=subtracted,
-                mask=mask.copy(),
-                psf=psf,
-                convolved=roles.template_convolved,
-            ),
+            matchedTemplate=matched,
             backgroundModel=ChebyshevField(
-                science.bbox, chebyshev_coefficients(sky_terms, order), unit=science.unit
+                science.bbox, chebyshev_coefficients(terms, order), unit=science.unit
             ),
-            psfMatchingKernel=kernel,
+            psfMatchingKernel=result.kernel_model,
+            excessVariance=light**2,
         )
 
-    def _mark_rim(self, mask: Mask, roles: _Roles, solution: KernelSolution) -> None:
-        """Mark pixels at the rim for which the kernel wanted light from beyond it."""
-        kernel, limit = self._centre_kernel(roles, solution, self.config.rimLimit)
-        error = rim_error(roles.convolved.data.image, kernel)
-        mask.set("DETECTION_EDGE", mask.get("DETECTION_EDGE") | (error > limit))
-
-    def _centre_kernel(
-        self, roles: _Roles, solution: KernelSolution, n_sigma: float
-    ) -> tuple[np.ndarray, float]:
-        """Return the kernel at the centre, and so many standard deviations of the difference's noise."""
-        ny, nx = solution.shape
-        kernel = solution.evaluate(x=np.array([nx / 2]), y=np.array([ny / 2]))[0]
-        noise = _convolved_noise(roles.convolved.data.sky, solution).median + roles.target.data.sky.median
-        return kernel, n_sigma * float(np.sqrt(noise))
-
-    def _make_spreaders(
-        self, roles: _Roles, solution: KernelSolution
-    ) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-        """Return what the convolution does to mask planes."""
-        kernel, limit = self._centre_kernel(roles, solution, self.config.saturationLimit)
-        image = roles.convolved.data.image
+    def _make_mask(self, exposures: Exposures, result: Subtraction) -> tuple[Mask, np.ndarray]:
+        """Merge the masks, with what the convolution does to them; return the light in doubt, too."""
+        carrier = exposures.prepared_template if result.template_convolved else exposures.prepared_science
+        exposure = exposures.template if result.template_convolved else exposures.science
+        kernel, noise = result.centre_kernel, float(np.sqrt(result.noise))
+        light = saturated_light(bad_pixels(exposure.mask, ["SAT"]), carrier.data.image, kernel)
+        limit = self.config.saturationLimit * noise
         by_share = partial(spread_bad, kernel=kernel, fraction=self.config.kernelMaskFraction)
-        by_light = partial(spread_saturated, image=image, kernel=kernel, limit=limit)
-        return {"BAD": by_share, "NO_DATA": by_share, "SATURATED": by_light}
-
-    def _propagate_variance(
-        self, science: VisitImage, template: VisitImage, roles: _Roles, solution: KernelSolution
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the variance planes of the difference and of the matched template, pixel by pixel."""
-        pair = (template, science) if roles.template_convolved else (science, template)
-        excess = [
-            source_variance(e.variance.array, p.data.sky, p.data.bad)
-            for e, p in zip(pair, (roles.convolved, roles.target), strict=True)
-        ]
-        shape = excess[0].shape
-        sky = _convolved_noise(roles.convolved.data.sky, solution).image(shape)
-        convolved = propagate_variance(
-            np.zeros(shape, np.float32),
-            excess[0],
-            None,
-            kernel=lambda x, y: solution.evaluate(x=x, y=y),
-            sky=sky,
-            workers=get_num_threads(),
-            side=_TILE,
+        mask = merge_masks(
+            exposures.science.mask,
+            exposures.template.mask,
+            preserve=self.config.preserveTemplateMask,
+            rename=self.config.renameTemplateMask,
+            spread={"BAD": by_share, "NO_DATA": by_share, "SATURATED": lambda plane: plane | (light > limit)},
+            template_convolved=result.template_convolved,
         )
-        target = roles.target.data.sky.image(shape) + excess[1]
-        if roles.template_convolved:
-            return target + convolved, convolved
-        scale = np.float32(solution.kernel_sum**2)
-        return (target + convolved) / scale, target / scale
+        error = rim_error(carrier.data.image, kernel)
+        mask.set("DETECTION_EDGE", mask.get("DETECTION_EDGE") | (error > self.config.rimLimit * noise))
+        return mask, light
 
-    def _record(
-        self,
-        science: VisitImage,
-        prepared: dict[str, PreparedImage],
-        fwhm: dict[str, float],
-        roles: _Roles,
-        match: MatchResult,
-        difference: Any,
-    ) -> None:
+    def _record(self, exposures: Exposures, roles: Roles, match: MatchResult, difference: Any) -> None:
         """Put figures of quality into the metadata."""
         solution = match.solution
-        self.metadata["sciencePsfSize"] = fwhm["science"]
-        self.metadata["templatePsfSize"] = fwhm["template"]
+        self.metadata["sciencePsfSize"] = exposures.fwhm_science
+        self.metadata["templatePsfSize"] = exposures.fwhm_template
         self.metadata["convolvedExposure"] = "Template" if roles.template_convolved else "Science"
         self.metadata["spatialKernelSum"] = solution.kernel_sum
         self.metadata["spatialConditionNum"] = solution.condition_number
         self.metadata["spatialKernelOrder"] = solution.kernel_order
         self.metadata["nKernelSourcesUsed"] = int(solution.used.sum())
         scale = solution.kernel_sum if roles.template_convolved else 1.0 / solution.kernel_sum
-        limits = limiting_magnitude(science, prepared["science"].data, prepared["template"].data, scale)
+        limits = limiting_magnitude(
+            exposures.science, exposures.prepared_science.data, exposures.prepared_template.data, scale
+        )
         for name, value in limits.items():
             self.metadata[name] = value
         ratios = footprint_ratios(
-            prepared["science"].data.image,
+            exposures.prepared_science.data.image,
             difference.image.array,
             bad_pixels(difference.mask, ["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"]),
             x=match.candidates.x,
             y=match.candidates.y,
-            half=round(max(fwhm.values())),
+            half=round(exposures.widest),
         )
         for name, value in ratios.items():
             self.metadata[name] = value
@@ -488,13 +394,6 @@ def _as_candidates(sources: Table, science: VisitImage, image: np.ndarray) -> Ke
     x, y = x[inside], y[inside]
     flux = sum(image[y + j, x + i] for j in (-1, 0, 1) for i in (-1, 0, 1))
     return KernelCandidates(x=x, y=y, flux=np.asarray(flux, float).reshape(x.shape))
-
-
-def _convolved_noise(noise: NoiseMap, solution: KernelSolution) -> NoiseMap:
-    """Return the pixel variance of blank sky after the convolution."""
-    x, y = (a.ravel() for a in np.meshgrid(noise.x, noise.y))
-    power = (solution.evaluate(x=x, y=y) ** 2).sum(axis=(1, 2)).reshape(noise.values.shape)
-    return NoiseMap(values=noise.values * power, x=noise.x, y=noise.y)
 
 
 def _make_source_table(match: MatchResult, science: VisitImage) -> Table:

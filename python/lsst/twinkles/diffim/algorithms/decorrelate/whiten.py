@@ -15,7 +15,11 @@ from ..fourier import stamps_from_transforms, transform_stamps
 from ..noise import MAD_TO_SIGMA, NoiseMap
 from ..psf_grid import PsfGrid
 
+# Error of the filter that is let pass: it leaves the noise white to a few thousandths.
+_LARGEST_ERROR = 0.03
+
 KernelFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
+PairFunction = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class Whitener:
         power = transforms.real**2 + transforms.imag**2
         ratio = (target + convolved * np.float32(self.kernel_sum) ** 2) / (target + convolved * power)
         return np.sqrt(ratio), transforms
+
+    def pair(self, x: np.ndarray, y: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what target and convolved image go through, ``(N, side, side // 2 + 1)`` each."""
+        white, kernel = self.filters(x, y, side)
+        return white, white * kernel
 
     def sky_image(self, shape: tuple[int, int]) -> np.ndarray:
         """Return the variance of blank sky after whitening, ``shape`` float32."""
@@ -121,8 +130,27 @@ def whiten(
 
 
 def _grid_for(shape: tuple[int, int], whitener: Whitener, side: int, tolerance: float) -> TileGrid:
+    """Return tiles within which the filter is nearly bilinear: a kernel that varies much needs small ones."""
     extent = whitener.extent(x=shape[1] / 2, y=shape[0] / 2, tolerance=tolerance)
-    return make_tile_grid(shape, halo=int(np.clip(extent, 8, 64)), side=side)
+    halo = int(np.clip(extent, 8, 64))
+    grid = make_tile_grid(shape, halo=halo, side=side)
+    while grid.side >= 8 * halo and _interpolation_error(whitener, grid) > _LARGEST_ERROR:
+        grid = make_tile_grid(shape, halo=halo, side=grid.side // 2)
+    return grid
+
+
+def _interpolation_error(whitener: Whitener, grid: TileGrid) -> float:
+    """Return the largest error of the filter in the middle of a tile, from its values at the corners."""
+    x, y = grid.node_x, grid.node_y
+
+    def evaluate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        grid_x, grid_y = np.meshgrid(x, y)
+        filters, _ = whitener.filters(grid_x.ravel(), grid_y.ravel(), 64)
+        return filters.reshape(len(y), len(x), *filters.shape[1:])
+
+    corners, middle = evaluate(x, y), evaluate((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2)
+    bilinear = (corners[1:, 1:] + corners[1:, :-1] + corners[:-1, 1:] + corners[:-1, :-1]) / 4
+    return float(np.abs(bilinear / middle - 1).max())
 
 
 def source_variance(
@@ -150,9 +178,8 @@ def source_variance(
 def propagate_variance(
     target_excess: np.ndarray,
     convolved_excess: np.ndarray,
-    whitener: Whitener | None,
     *,
-    kernel: KernelFunction,
+    filters: PairFunction,
     sky: np.ndarray,
     workers: int,
     side: int,
@@ -163,10 +190,9 @@ def propagate_variance(
     ----------
     target_excess, convolved_excess : `numpy.ndarray`, ``(Ny, Nx)``
         Variance that the sources add in the two images (`source_variance`).
-    whitener : `Whitener` or `None`
-        Whitening filter applied to the difference, if any.
-    kernel : callable
-        Matching kernel (see `Whitener`).
+    filters : callable
+        Takes positions ``x``, ``y`` and the side of transforms; returns the transforms of the filters
+        that the pixels of the two images went through (see `Whitener.pair`).
     sky : `numpy.ndarray`, ``(Ny, Nx)``
         Variance of the blank sky of the difference.
     workers, side : `int`
@@ -184,15 +210,8 @@ def propagate_variance(
     size = 2 * grid.halo - 1
 
     def squared(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-        if whitener is None:
-            stamps = kernel(x, y).astype(np.float32)
-            own = np.zeros((len(x), 3, 3), dtype=np.float32)
-            own[:, 1, 1] = 1.0
-        else:
-            white, transforms = whitener.filters(x, y, grid.side)
-            own = stamps_from_transforms(white, grid.side, size)
-            stamps = stamps_from_transforms(white * transforms, grid.side, size)
-        return [transform_stamps((stamp**2).astype(np.float32), grid.side) for stamp in (own, stamps)]
+        stamps = [stamps_from_transforms(t, grid.side, size) for t in filters(x, y, grid.side)]
+        return [transform_stamps((stamp**2).astype(np.float32), grid.side) for stamp in stamps]
 
     # A variance needs the filters to a few percent only: constant within a tile.
     excess = convolve_varying(

@@ -114,7 +114,9 @@ def choose_kernel_size(sigmas: np.ndarray, *, scaling: float, smallest: int, lar
     return int(np.clip(size, smallest, largest))
 
 
-def make_alard_lupton_basis(sigmas: np.ndarray, degrees: Sequence[int], size: int) -> AlardLuptonBasis:
+def make_alard_lupton_basis(
+    sigmas: np.ndarray, degrees: Sequence[int], size: int, *, delta: bool = False
+) -> AlardLuptonBasis:
     """Make the basis of Alard & Lupton (1998), doi:10.1086/305984.
 
     Parameters
@@ -125,6 +127,8 @@ def make_alard_lupton_basis(sigmas: np.ndarray, degrees: Sequence[int], size: in
         Largest total degree of the polynomial of each Gaussian.
     size : `int`
         Odd side of the kernel stamp in pixels.
+    delta : `bool`, optional
+        Put a delta function before them.
 
     Returns
     -------
@@ -142,6 +146,10 @@ def make_alard_lupton_basis(sigmas: np.ndarray, degrees: Sequence[int], size: in
     factors: list[np.ndarray] = []
     row: list[int] = []
     column: list[int] = []
+    if delta:
+        factors.append((pixel == 0).astype(float))
+        row.append(0)
+        column.append(0)
     for sigma, degree in zip(sigmas, degrees, strict=True):
         start = len(factors)
         gaussian = np.exp(-0.5 * (pixel / sigma) ** 2)

@@ -14,10 +14,20 @@ from ..noise import NoiseMap, cell_statistics
 from ..psf_grid import PsfGrid
 from .basis import AlardLuptonBasis
 from .candidates import KernelCandidates
-from .normal import StampSystem, build_stamp_system, concatenate, sky_system
-from .prefilter import cut_stamps, filter_stamps, prewhitening_filter
-from .prior import psf_prior_system
+from .normal import StampNoise, StampSystem, build_stamp_system, concatenate, sky_system
+from .prefilter import (
+    PrewhiteningFilters,
+    StampFilters,
+    cut_stamps,
+    feature_covariance,
+    filter_power,
+    filter_stamps,
+    matched_filter,
+)
+from .prior import psf_prior_system, ridge_system
 from .solve import KernelSolution, choose_spatial_order, solve_kernel
+
+_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,9 @@ class MatchSettings:
     prior_strengths: tuple[float, ...]
     n_folds: int
     sky_cell: int
+    filter_margin: int
+    ridge: float
+    debias: bool
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,7 @@ def match_images(
     basis: AlardLuptonBasis,
     settings: MatchSettings,
     workers: int,
+    filters: StampFilters | None = None,
 ) -> MatchResult:
     """Determine the kernel that takes one image to the PSF, flux scale and sky of another.
 
@@ -108,6 +122,9 @@ def match_images(
         Tunables.
     workers : `int`
         Threads.
+    filters : `StampFilters`, optional
+        What the images are thought to be convolved with before the kernel; by default
+        the filter that makes the noise of their difference white.
 
     Returns
     -------
@@ -120,22 +137,17 @@ def match_images(
         Too few stamps are left.
     """
     shape = target.image.shape
-    centre = {"x": (shape[1] - 1) / 2, "y": (shape[0] - 1) / 2}
-    half_kernel = basis.size // 2
-    side = scipy.fft.next_fast_len(2 * (settings.stamp_half + half_kernel) + 1 + 16, real=True)
     flux_scale = _flux_scale(convolved, target, candidates)
-    prefilter = prewhitening_filter(
-        *_central_stamps(convolved.psf, target.psf, side=side, **centre),
-        variance_convolved=convolved.sky.median,
-        variance_target=target.sky.median,
-        flux_scale=flux_scale,
-        side=side,
-    )
-    stars = _star_system(convolved, target, candidates, basis, settings, prefilter, side, flux_scale, workers)
+    if filters is None:
+        filters = PrewhiteningFilters(convolved.psf, target.psf, convolved.sky, target.sky)
+    stars = _star_system(convolved, target, candidates, basis, settings, filters, flux_scale, workers)
     sky = _sky_equations(convolved, target, settings, len(basis) + 1, flux_scale)
-    prior = _prior(convolved, target, basis, prefilter, side, shape)
+    prior = _prior(convolved, target, basis, filters, flux_scale)
+    fixed = sky
+    if settings.ridge > 0:
+        fixed = concatenate(sky, ridge_system(basis, x=prior.x, y=prior.y, strength=settings.ridge))
     extras = [
-        concatenate(sky, replace(prior, gram=prior.gram * strength**2)) if strength > 0 else sky
+        concatenate(fixed, replace(prior, gram=prior.gram * strength**2)) if strength > 0 else fixed
         for strength in settings.prior_strengths
     ]
     solve = partial(
@@ -172,12 +184,6 @@ def match_images(
     )
 
 
-def _central_stamps(*psfs: PsfGrid, side: int, x: float, y: float) -> list[np.ndarray]:
-    """Return the stamps of PSFs at a position, all of one size that a transform of ``side`` holds."""
-    size = min(max(psf.size for psf in psfs), side - 1 + side % 2)
-    return [psf.padded(size).evaluate(x=x, y=y) for psf in psfs]
-
-
 def _flux_scale(convolved: MatchInput, target: MatchInput, candidates: KernelCandidates) -> float:
     """Return the median ratio of the candidates' fluxes in boxes, a first guess of the kernel sum."""
     half = 7
@@ -194,22 +200,39 @@ def _star_system(
     candidates: KernelCandidates,
     basis: AlardLuptonBasis,
     settings: MatchSettings,
-    prefilter: np.ndarray,
-    side: int,
+    filters: StampFilters,
     flux_scale: float,
     workers: int,
 ) -> StampSystem:
     """Form the normal equations of the stars in the metric of white noise."""
     x, y = candidates.x, candidates.y
-    half, wide = settings.stamp_half, settings.stamp_half + basis.size // 2
-    cut = filter_stamps(cut_stamps(convolved.image, x, y, wide), prefilter, side, workers=workers)
-    goal = filter_stamps(cut_stamps(target.image, x, y, wide), prefilter, side, workers=workers)
-    goal = goal[:, wide - half : wide + half + 1, wide - half : wide + half + 1]
+    half, needed = settings.stamp_half, settings.stamp_half + basis.size // 2
+    wide = needed + settings.filter_margin
+    side = scipy.fft.next_fast_len(2 * wide + 1, real=True)
+    cut, goal = (np.empty((len(x), 2 * h + 1, 2 * h + 1), dtype=np.float32) for h in (needed, half))
+    power = np.empty((2, len(x)))
+    spectrum = np.zeros((side, side // 2 + 1))
+    for start in range(0, len(x), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        transforms = filters(x=x[part], y=y[part], side=side, flux_scale=flux_scale)
+        for image, transform, stamps in zip(
+            (convolved.image, target.image), transforms, (cut, goal), strict=True
+        ):
+            raw = cut_stamps(image, x[part], y[part], wide)
+            stamps[part] = _centre(filter_stamps(raw, transform, side, workers=workers), stamps.shape[1])
+        matched = matched_filter(convolved.psf, target.psf, transforms[1], x=x[part], y=y[part], side=side)
+        spectrum += (np.abs(transforms[0]) ** 2).sum(axis=0) / len(x)
+        power[:, part] = filter_power(matched, side), filter_power(transforms[1], side)
     bad = cut_stamps(convolved.bad, x, y, half) | cut_stamps(target.bad, x, y, half)
-    photon = np.full(len(x), target.photon + flux_scale * convolved.photon)
+    noise = StampNoise(
+        covariance=feature_covariance(basis.images(), spectrum),
+        sky=convolved.sky.evaluate(x=x, y=y),
+        photon=convolved.photon / flux_scale,
+    )
+    photon = target.photon * power[1] + flux_scale * convolved.photon * power[0]
     return build_stamp_system(
         cut,
-        np.ascontiguousarray(goal),
+        goal,
         bad=bad,
         x=x,
         y=y,
@@ -218,13 +241,22 @@ def _star_system(
         photon_variance=photon,
         model_error=settings.model_error,
         model_index=_middle_gaussian(basis),
+        noise=noise if settings.debias else None,
     )
+
+
+def _centre(stamps: np.ndarray, size: int) -> np.ndarray:
+    """Return the central ``size`` pixels of stamps along each axis."""
+    cut = (stamps.shape[1] - size) // 2
+    return stamps[:, cut : cut + size, cut : cut + size]
 
 
 def _middle_gaussian(basis: AlardLuptonBasis) -> int:
     """Index of the raw function that is the plain Gaussian of the middle width."""
     middle = len(basis.sigmas) // 2
-    return sum((d + 1) * (d + 2) // 2 for d in basis.degrees[:middle])
+    before = sum((d + 1) * (d + 2) // 2 for d in basis.degrees)
+    first = len(basis) - before
+    return first + sum((d + 1) * (d + 2) // 2 for d in basis.degrees[:middle])
 
 
 def _sky_equations(
@@ -254,23 +286,21 @@ def _prior(
     convolved: MatchInput,
     target: MatchInput,
     basis: AlardLuptonBasis,
-    prefilter: np.ndarray,
-    side: int,
-    shape: tuple[int, int],
+    filters: StampFilters,
+    flux_scale: float,
 ) -> StampSystem:
-    """Pseudo-stars of the PSF models on a 5 x 5 grid, together of unit signal-to-noise."""
-    x = np.linspace(0, shape[1] - 1, 5)
-    y = np.linspace(0, shape[0] - 1, 5)
+    """Make pseudo-stars of the PSF models on a 5 x 5 grid, together of unit signal-to-noise."""
+    ny, nx = target.image.shape
+    x, y = np.linspace(0, nx - 1, 5), np.linspace(0, ny - 1, 5)
     grid_x, grid_y = (a.ravel() for a in np.meshgrid(x, y))
-    room = side - basis.size - 1
-    size = min(convolved.psf.size, target.psf.size, room - 1 + room % 2)
+    side = scipy.fft.next_fast_len(max(convolved.psf.size, target.psf.size) + basis.size, real=True)
     prior = psf_prior_system(
-        convolved.psf.padded(size),
-        target.psf.padded(size),
+        convolved.psf,
+        target.psf,
         x=grid_x,
         y=grid_y,
         basis=basis,
-        prefilter=prefilter,
+        filters=filters(x=grid_x, y=grid_y, side=side, flux_scale=flux_scale),
         side=side,
     )
     return replace(prior, gram=prior.gram / len(grid_x))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("StampSystem", "build_stamp_system", "concatenate", "sky_system")
+__all__ = ("StampNoise", "StampSystem", "build_stamp_system", "concatenate", "sky_system")
 
 from dataclasses import dataclass
 
@@ -48,6 +48,31 @@ class StampSystem:
         return StampSystem(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
+@dataclass(frozen=True)
+class StampNoise:
+    """Noise of the image to be convolved.
+
+    Attributes
+    ----------
+    covariance : `numpy.ndarray`, ``(B, B)``
+        Sums of products of the (filtered) basis functions: covariance of the features at
+        a pixel for unit variance.
+    sky : `numpy.ndarray`, ``(N,)``
+        Variance of blank sky at each stamp.
+    photon : `float`
+        Variance per count of the matched profile.
+    """
+
+    covariance: np.ndarray
+    sky: np.ndarray
+    photon: float
+
+    def expected(self, weight: np.ndarray, model: np.ndarray, part: slice) -> np.ndarray:
+        """Return the expected share of the sums of some stamps, ``(M, B, B)``."""
+        total = weight.sum(axis=(1, 2)) * self.sky[part] + self.photon * (weight * model).sum(axis=(1, 2))
+        return total[:, None, None] * self.covariance
+
+
 def concatenate(*systems: StampSystem) -> StampSystem:
     """Join systems with the same features."""
     return StampSystem(
@@ -67,6 +92,7 @@ def build_stamp_system(
     photon_variance: np.ndarray,
     model_error: float,
     model_index: int,
+    noise: StampNoise | None = None,
     chunk: int = 128,
 ) -> StampSystem:
     """Form the normal equations of every stamp.
@@ -95,6 +121,8 @@ def build_stamp_system(
         Raw basis function whose convolved stamp stands for the profile of the star in
         the weights.  Weights from a model, not from observed counts, are
         uncorrelated with the noise and do not bias the fit.
+    noise : `StampNoise`, optional
+        Noise of the stamps to be convolved, the expected share of which is taken out of the sums.
     chunk : `int`
         Stamps worked on at a time (bounds the memory).
 
@@ -102,6 +130,13 @@ def build_stamp_system(
     -------
     system : `StampSystem`
         One entry per stamp.
+
+    Notes
+    -----
+    The regressors are noisy themselves. Left alone, the fit would suppress whatever makes their noise
+    appear in the residuals (attenuation bias of errors in variables): kernels come out too smooth and their
+    sums too small. Subtracting the expected sums of products of the noise makes the equations unbiased
+    (Fuller 1987, Measurement Error Models, doi:10.1002/9780470316665, section 2.2).
     """
     n, n_basis, side = len(target), len(basis), target.shape[1]
     features = n_basis + 1
@@ -122,14 +157,15 @@ def build_stamp_system(
             stamps[:, :n_basis],
         )
         data = target[part].astype(float)
-        weight = _weights(
-            stamps[:, model_index], data, sky_variance[part], photon_variance[part], model_error
-        )
+        model = _profiles(stamps[:, model_index], data)
+        weight = _weights(model, sky_variance[part], photon_variance[part], model_error)
         weight[bad[part]] = 0.0
         root = np.sqrt(weight).reshape(m, -1).astype(np.float32)
         weighted = stamps.reshape(m, features, -1) * root[:, None, :]
         scaled = data.reshape(m, -1).astype(np.float32) * root
         gram[part] = mix @ (weighted @ weighted.transpose(0, 2, 1)).astype(float) @ mix.T
+        if noise is not None:
+            gram[part, :n_basis, :n_basis] -= noise.expected(weight, model, part)
         moment[part] = (weighted @ scaled[:, :, None])[:, :, 0].astype(float) @ mix.T
         power[part] = np.einsum("np,np->n", scaled, scaled, dtype=float)
         n_pixels[part] = (weight > 0).sum(axis=(1, 2))
@@ -138,13 +174,15 @@ def build_stamp_system(
     )
 
 
-def _weights(
-    profile: np.ndarray, data: np.ndarray, sky: np.ndarray, photon: np.ndarray, model_error: float
-) -> np.ndarray:
-    """Inverse variance from the smooth profile scaled to each stamp's flux."""
+def _profiles(profile: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Return smooth profiles scaled to each stamp's flux, nowhere negative."""
     norm = np.einsum("nij,nij->n", profile, profile, dtype=float)
     scale = np.einsum("nij,nij->n", profile, data) / np.where(norm > 0, norm, 1.0)
-    model = np.clip(profile * np.clip(scale, 0.0, None)[:, None, None], 0.0, None).astype(float)
+    return np.clip(profile * np.clip(scale, 0.0, None)[:, None, None], 0.0, None).astype(float)
+
+
+def _weights(model: np.ndarray, sky: np.ndarray, photon: np.ndarray, model_error: float) -> np.ndarray:
+    """Return inverse variances."""
     return 1.0 / (sky[:, None, None] + photon[:, None, None] * model + (model_error * model) ** 2)
 
 

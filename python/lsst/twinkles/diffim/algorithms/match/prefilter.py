@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
-__all__ = ("cut_stamps", "filter_stamps", "prewhitening_filter")
+__all__ = (
+    "PrewhiteningFilters",
+    "StampFilters",
+    "cut_stamps",
+    "feature_covariance",
+    "filter_power",
+    "filter_stamps",
+    "matched_filter",
+    "transform_psfs",
+)
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import scipy.fft
 
 from ..fourier import transform_stamps
+from ..noise import NoiseMap
+from ..psf_grid import PsfGrid
+
+# Power of a PSF, relative to that at zero frequency, below which a model says nothing.
+_FLOOR = 1e-10
+# Radius, as a fraction of the stamp's, from which PSFs are tapered.
+_TAPER = 0.7
 
 
-def prewhitening_filter(
-    psf_convolved: np.ndarray,
-    psf_target: np.ndarray,
-    *,
-    variance_convolved: float,
-    variance_target: float,
-    flux_scale: float,
-    side: int,
-) -> np.ndarray:
-    """Return the filter that whitens the difference of a target and a perfectly matched image.
+class StampFilters(Protocol):
+    """What stamps are convolved with before a kernel is fitted."""
 
-    Parameters
+    def __call__(
+        self, *, x: np.ndarray, y: np.ndarray, side: int, flux_scale: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the filters of the image to be convolved and of the target.
+
+        Parameters
+        ----------
+        x, y : `numpy.ndarray`, ``(N,)``
+            Positions in pixels.
+        side : `int`
+            Side of the transforms.
+        flux_scale : `float`
+            Target counts over convolved counts.
+
+        Returns
+        -------
+        convolved, target : `numpy.ndarray`, ``(N, side, side // 2 + 1)``
+            1 at zero frequency; the noise of the difference of the filtered images is white.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PrewhiteningFilters:
+    """The same filter for both images, which whitens their difference once they are matched.
+
+    Attributes
     ----------
-    psf_convolved, psf_target : `numpy.ndarray`, ``(S, S)``
-        Unit-sum PSF stamps.
-    variance_convolved, variance_target : `float`
+    psf_convolved, psf_target : `PsfGrid`
+        Unit-sum PSFs.
+    sky_convolved, sky_target : `NoiseMap`
         Variances of the blank sky.
-    flux_scale : `float`
-        Target counts over convolved counts.
-    side : `int`
-        Side of the transform.
-
-    Returns
-    -------
-    filter : `numpy.ndarray`, ``(side, side // 2 + 1)``, float64
-        Real, positive, 1 at zero frequency.
 
     Notes
     -----
@@ -45,14 +73,89 @@ def prewhitening_filter(
     one only in this metric: where the target is the sharper image, the noise of the
     convolved image is amplified at high frequencies and would drown the fit.
     """
-    pc, px = np.abs(transform_stamps(np.stack([psf_convolved, psf_target]).astype(float), side)) ** 2
-    floor = 1e-10 * max(pc.max(), px.max())
-    total = variance_target + variance_convolved * flux_scale**2
-    return np.sqrt(
-        total
-        * (pc + floor)
-        / (variance_target * (pc + floor) + variance_convolved * flux_scale**2 * (px + floor))
-    )
+
+    psf_convolved: PsfGrid
+    psf_target: PsfGrid
+    sky_convolved: NoiseMap
+    sky_target: NoiseMap
+
+    def __call__(
+        self, *, x: np.ndarray, y: np.ndarray, side: int, flux_scale: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the filter twice (see `StampFilters`)."""
+        pc, px = (
+            np.abs(t) ** 2 for t in transform_psfs(self.psf_convolved, self.psf_target, x=x, y=y, side=side)
+        )
+        vc = self.sky_convolved.evaluate(x=x, y=y)[:, None, None] * flux_scale**2
+        vx = self.sky_target.evaluate(x=x, y=y)[:, None, None]
+        result = np.sqrt((vx + vc) * (pc + _FLOOR) / (vx * (pc + _FLOOR) + vc * (px + _FLOOR)))
+        return result, result
+
+
+def transform_psfs(*psfs: PsfGrid, x: np.ndarray, y: np.ndarray, side: int) -> list[np.ndarray]:
+    """Return transforms of PSFs at positions, all from stamps of one size that ``side`` holds."""
+    size = min(max(psf.size for psf in psfs), side - 1 + side % 2)
+    return [transform_stamps(_taper(psf.padded(size).evaluate(x=x, y=y)), side) for psf in psfs]
+
+
+def _taper(stamps: np.ndarray) -> np.ndarray:
+    """Let stamps go to zero smoothly towards their rim: an edge there would ring in their transforms."""
+    half = stamps.shape[-1] // 2
+    rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
+    fraction = (np.hypot(rows, cols) / half - _TAPER) / (1.0 - _TAPER)
+    tapered = stamps * np.cos(0.5 * np.pi * np.clip(fraction, 0.0, 1.0)) ** 2
+    return tapered / tapered.sum(axis=(-2, -1), keepdims=True)
+
+
+def matched_filter(
+    psf_convolved: PsfGrid,
+    psf_target: PsfGrid,
+    target: np.ndarray,
+    *,
+    x: np.ndarray,
+    y: np.ndarray,
+    side: int,
+) -> np.ndarray:
+    """Return what filter and matching kernel together do to the noise of the convolved image.
+
+    The amplitude of ``A P_x / P_c``, ``A`` being the filter ``target`` of the other image.
+    """
+    pc, px = (np.abs(t) ** 2 for t in transform_psfs(psf_convolved, psf_target, x=x, y=y, side=side))
+    return np.abs(target) * np.sqrt((px + _FLOOR) / (pc + _FLOOR))
+
+
+def feature_covariance(images: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
+    """Return the covariance at a pixel of noise that went through filters and functions.
+
+    Parameters
+    ----------
+    images : `numpy.ndarray`, ``(B, S, S)``
+        Functions.
+    spectrum : `numpy.ndarray`, ``(side, side // 2 + 1)``
+        Power spectrum of the noise before them, of unit mean for white noise of unit variance.
+
+    Returns
+    -------
+    covariance : `numpy.ndarray`, ``(B, B)``
+        ``E[n_i n_j]``.
+    """
+    side = spectrum.shape[0]
+    transforms = transform_stamps(images, side)
+    weight = np.full(spectrum.shape[1], 2.0)
+    weight[0] = 1.0
+    if side % 2 == 0:
+        weight[-1] = 1.0
+    scaled = (transforms * np.sqrt(spectrum * weight)).reshape(len(images), -1) / side
+    return (scaled @ scaled.conj().T).real
+
+
+def filter_power(transforms: np.ndarray, side: int) -> np.ndarray:
+    """Return the sums of squares of filters given by their transforms, ``(N,)``."""
+    weight = np.full(transforms.shape[-1], 2.0)
+    weight[0] = 1.0
+    if side % 2 == 0:
+        weight[-1] = 1.0
+    return (np.abs(transforms) ** 2 @ weight).sum(axis=-1) / side**2
 
 
 def cut_stamps(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("psf_prior_system",)
+__all__ = ("psf_prior_system", "ridge_system")
 
 import numpy as np
 import scipy.fft
@@ -11,6 +11,7 @@ from ..fourier import transform_stamps
 from ..psf_grid import PsfGrid
 from .basis import AlardLuptonBasis
 from .normal import StampSystem
+from .prefilter import transform_psfs
 
 
 def psf_prior_system(
@@ -20,7 +21,7 @@ def psf_prior_system(
     x: np.ndarray,
     y: np.ndarray,
     basis: AlardLuptonBasis,
-    prefilter: np.ndarray,
+    filters: tuple[np.ndarray, np.ndarray],
     side: int,
 ) -> StampSystem:
     """Make pseudo-stars of the PSF models that regularise the kernel.
@@ -33,8 +34,8 @@ def psf_prior_system(
         Positions of the pseudo-stars in pixels.
     basis : `AlardLuptonBasis`
         Kernel basis.
-    prefilter : `numpy.ndarray`, ``(side, side // 2 + 1)``
-        Filter of the metric of the fit.
+    filters : `tuple` [`numpy.ndarray`, `numpy.ndarray`]
+        Filters of the two at the positions (see `StampFilters`).
     side : `int`
         Side of the transforms.
 
@@ -51,29 +52,55 @@ def psf_prior_system(
     first moments: the derivatives of ``P_x`` are projected out.
     """
     n_basis = len(basis)
-    pc = transform_stamps(psf_convolved.evaluate(x=x, y=y), side)
-    px = transform_stamps(psf_target.evaluate(x=x, y=y), side)
+    pc, px = transform_psfs(psf_convolved, psf_target, x=x, y=y, side=side)
+    pc, px = pc * filters[0], px * filters[1]
     functions = transform_stamps(basis.images(), side)
     ky = 2j * np.pi * np.fft.fftfreq(side)[:, None]
     kx = 2j * np.pi * np.fft.rfftfreq(side)[None, :]
     gram = np.zeros((len(x), n_basis + 1, n_basis + 1))
     for s in range(len(x)):
-        features = scipy.fft.irfft2(functions * pc[s] * prefilter, s=(side, side))
-        target = scipy.fft.irfft2(px[s] * prefilter, s=(side, side))
+        features = scipy.fft.irfft2(functions * pc[s], s=(side, side))
+        target = scipy.fft.irfft2(px[s], s=(side, side))
         features[0] -= target
-        slopes = scipy.fft.irfft2(np.stack([kx * px[s], ky * px[s]]) * prefilter, s=(side, side)).reshape(
-            2, -1
-        )
+        slopes = scipy.fft.irfft2(np.stack([kx * px[s], ky * px[s]]), s=(side, side)).reshape(2, -1)
         orthonormal, _ = np.linalg.qr(slopes.T)
         flat = features.reshape(n_basis, -1) / np.sqrt((target**2).sum())
         flat = flat - (flat @ orthonormal) @ orthonormal.T
         gram[s, :n_basis, :n_basis] = flat @ flat.T
+    return _without_data(gram, x, y)
+
+
+def ridge_system(basis: AlardLuptonBasis, *, x: np.ndarray, y: np.ndarray, strength: float) -> StampSystem:
+    """Make equations that hold a kernel to its first function where nothing else determines it.
+
+    Parameters
+    ----------
+    basis : `AlardLuptonBasis`
+        Kernel basis, the first function of which is a delta function.
+    x, y : `numpy.ndarray`, ``(N,)``
+        Positions at which they hold.
+    strength : `float`
+        Inverse of the standard deviation that the transform of the kernel, relative to that of the first
+        function, may have at any frequency.
+
+    Notes
+    -----
+    Stars tell nothing of the kernel at frequencies that the PSF suppresses; left alone it would
+    take any value there and shape the noise.
+    """
+    images = basis.images().reshape(len(basis), -1)
+    gram = np.zeros((len(x), len(basis) + 1, len(basis) + 1))
+    gram[:, 1:-1, 1:-1] = images[1:] @ images[1:].T * (strength**2 / len(x))
+    return _without_data(gram, x, y)
+
+
+def _without_data(gram: np.ndarray, x: np.ndarray, y: np.ndarray) -> StampSystem:
     zeros = np.zeros(len(x))
     return StampSystem(
         x=np.asarray(x, float),
         y=np.asarray(y, float),
         gram=gram,
-        moment=np.zeros((len(x), n_basis + 1)),
+        moment=np.zeros(gram.shape[:2]),
         power=zeros,
         n_pixels=zeros,
     )

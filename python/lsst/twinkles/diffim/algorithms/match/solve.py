@@ -14,6 +14,8 @@ from ..spatial import chebyshev_coefficients, chebyshev_terms
 from .basis import AlardLuptonBasis
 from .normal import StampSystem
 
+_FALLBACK_CONDITION = 1e6
+
 
 class KernelSolveError(RuntimeError):
     """The stamps do not determine a kernel.
@@ -385,7 +387,7 @@ def choose_spatial_order(
 
 
 def _solve_positive(matrix: np.ndarray, moment: np.ndarray) -> np.ndarray | None:
-    """Solve scaled normal equations by Cholesky; `None` where they are singular."""
+    """Solve scaled normal equations, by Cholesky where they are positive; `None` where there are none."""
     scale = np.sqrt(np.diag(matrix))
     if not np.all(scale > 0):
         return None
@@ -394,7 +396,7 @@ def _solve_positive(matrix: np.ndarray, moment: np.ndarray) -> np.ndarray | None
     try:
         factor = scipy.linalg.cho_factor(scaled, check_finite=False)
     except scipy.linalg.LinAlgError:
-        return None
+        return _solve(matrix, moment, _FALLBACK_CONDITION)[0]
     return scipy.linalg.cho_solve(factor, moment / scale, check_finite=False) / scale
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("convolve_kernel", "refine_background", "rim_error", "spread_bad", "spread_saturated")
+__all__ = ("convolve_kernel", "refine_background", "rim_error", "saturated_light", "spread_bad")
 
 from collections.abc import Callable
 
@@ -59,13 +59,13 @@ def spread_bad(bad: np.ndarray, kernel: np.ndarray, *, fraction: float) -> np.nd
     kernel : `numpy.ndarray`, ``(S, S)``
         Kernel.
     fraction : `float`
-        Share of the kernel's absolute sum that decides: the fewest offsets that hold it.
+        Share of the kernel's sum of squares that decides: the fewest offsets that hold it.
         Pixels reached only by what is left are hardly touched.
     """
     out = bad.copy()
     if not bad.any():
         return out
-    weight = np.abs(kernel).ravel()
+    weight = kernel.ravel() ** 2
     order = np.argsort(-weight)
     n = int(np.searchsorted(np.cumsum(weight[order]), fraction * weight.sum())) + 1
     rows, cols = np.unravel_index(order[:n], kernel.shape)
@@ -74,27 +74,28 @@ def spread_bad(bad: np.ndarray, kernel: np.ndarray, *, fraction: float) -> np.nd
     return out
 
 
-def spread_saturated(
-    saturated: np.ndarray, image: np.ndarray, kernel: np.ndarray, *, limit: float
-) -> np.ndarray:
-    """Return which pixels of a convolved image saturated pixels have spoilt.
+def saturated_light(saturated: np.ndarray, image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return how much of a convolved image is in doubt because of saturated pixels.
 
     Parameters
     ----------
     saturated : `numpy.ndarray`, ``(Ny, Nx)``, bool
         Saturated pixels of the image that is convolved.
     image : `numpy.ndarray`, ``(Ny, Nx)``
-        That image, sky-subtracted. What a saturated pixel lacks is taken to be as much as it has.
+        That image, sky-subtracted. A saturated pixel is taken to be wrong by as much as it has.
     kernel : `numpy.ndarray`, ``(S, S)``
         Kernel.
-    limit : `float`
-        A pixel is spoilt if it gets more than this from what they lack.
+
+    Returns
+    -------
+    error : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        What the kernel carries of these errors to each pixel.
     """
     rows, cols = np.nonzero(saturated)
     error = np.zeros(image.shape, dtype=np.float32)
     values = np.maximum(image[rows, cols], 0.0).astype(np.float32)
     scatter_kernel(rows, cols, values, np.abs(kernel).astype(np.float32), error)
-    return saturated | (error > limit)
+    return error
 
 
 def rim_error(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:

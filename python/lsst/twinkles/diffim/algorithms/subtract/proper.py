@@ -1,0 +1,188 @@
+"""Proper subtraction: the filters that make a white difference of two images in one step.
+
+Notes
+-----
+Zackay, Ofek & Gal-Yam (2016), doi:10.3847/0004-637X/830/1/27, equation 13, with PSFs, noises and
+a fitted correction that vary over the image.
+"""
+
+from __future__ import annotations
+
+__all__ = ("DifferenceFilters", "ProperFilters", "fit_kernel_fields", "matching_kernel")
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..fourier import stamps_from_transforms, transform_stamps
+from ..match.prefilter import transform_psfs
+from ..noise import NoiseMap
+from ..psf_grid import PsfGrid
+from ..spatial import chebyshev_terms
+
+# Power of the PSFs, relative to that at zero frequency, below which the models say nothing.
+_FLOOR = 1e-10
+# Regularisation of the matching kernel: amplitudes are raised by 1 / (2 sqrt) at most.
+_WIENER = 1e-3
+# Added to the transforms of the PSFs: keeps the filters compact where both models are only rounding.
+_BLIND = 1e-6
+
+
+@dataclass(frozen=True)
+class ProperFilters:
+    """Filters after which both images have the same PSF and their difference white noise.
+
+    Attributes
+    ----------
+    psf_template, psf_science : `PsfGrid`
+        Unit-sum PSFs.
+    sky_template, sky_science : `NoiseMap`
+        Variances of the blank sky.
+    """
+
+    psf_template: PsfGrid
+    psf_science: PsfGrid
+    sky_template: NoiseMap
+    sky_science: NoiseMap
+
+    def __call__(
+        self, *, x: np.ndarray, y: np.ndarray, side: int, flux_scale: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the filters of template and science image, ``(N, side, side // 2 + 1)`` each.
+
+        Notes
+        -----
+        ``P_s N`` and ``P_t N``, ``N**2 = (v_s + v_t f**2) / (v_s |P_t|**2 + v_t f**2 |P_s|**2)``, ``f``
+        being the flux scale; 1 at zero frequency. No image is deconvolved: neither has to be the sharper one.
+        A phase that both have in common is taken out, which leaves the filters compact.
+        """
+        pt, ps = transform_psfs(self.psf_template, self.psf_science, x=x, y=y, side=side)
+        pt, ps = pt + _BLIND, ps + _BLIND
+        vs = self.sky_science.evaluate(x=x, y=y)[:, None, None]
+        vt = self.sky_template.evaluate(x=x, y=y)[:, None, None] * flux_scale**2
+        power = vs * (np.abs(pt) ** 2 + _FLOOR) + vt * (np.abs(ps) ** 2 + _FLOOR)
+        norm = np.sqrt((vs + vt) / power)
+        common = ps * np.sqrt(vt) + pt * np.sqrt(vs)
+        norm = norm * np.conj(common) / np.abs(common)
+        return ps * norm, pt * norm
+
+
+@dataclass(frozen=True)
+class DifferenceFilters:
+    """Filters ``a`` and ``b`` of the white difference ``a * science - b * template``.
+
+    Attributes
+    ----------
+    base : `ProperFilters`
+        Filters from the PSF models.
+    correction : callable
+        Takes ``x, y``, ``(N,)``; returns the fitted kernel stamps ``(N, S, S)`` that the template is
+        convolved with on top of its filter.
+    flux_scale : `float`
+        Science counts over template counts.
+    """
+
+    base: ProperFilters
+    correction: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    flux_scale: float
+
+    def pair(self, x: np.ndarray, y: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``a`` and ``b`` at positions, ``(N, side, side // 2 + 1)`` complex64 each."""
+        template, science = self.base(x=x, y=y, side=side, flux_scale=self.flux_scale)
+        template = template * transform_stamps(self.correction(x, y), side)
+        vs = self.base.sky_science.evaluate(x=x, y=y)[:, None, None]
+        vt = self.base.sky_template.evaluate(x=x, y=y)[:, None, None]
+        total = vs + vt * self.flux_scale**2
+        white = np.sqrt(total / (vs * np.abs(science) ** 2 + vt * np.abs(template) ** 2))
+        return (science * white).astype(np.complex64), (template * white).astype(np.complex64)
+
+    def sky_image(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the variance of blank sky of the difference, ``shape`` float32."""
+        scale = np.float32(self.flux_scale**2)
+        return self.base.sky_science.image(shape) + scale * self.base.sky_template.image(shape)
+
+    def psf(self, *, x: np.ndarray, y: np.ndarray, size: int, side: int) -> PsfGrid:
+        """Return the PSF of the difference on a grid of columns ``x`` and rows ``y``."""
+        grid_x, grid_y = (a.ravel() for a in np.meshgrid(x, y))
+        (ps,) = transform_psfs(self.base.psf_science, x=grid_x, y=grid_y, side=side)
+        stamps = stamps_from_transforms(self.pair(grid_x, grid_y, side)[0] * ps, side, size).astype(float)
+        stamps /= stamps.sum(axis=(1, 2), keepdims=True)
+        return PsfGrid(stamps=stamps.reshape(len(y), len(x), size, size), x=np.asarray(x), y=np.asarray(y))
+
+    def extent(self, *, x: float, y: float, tolerance: float, side: int = 256) -> int:
+        """Return the half side that holds all but ``tolerance`` of the energy of both filters."""
+        half = side // 2 - 1
+        pair = self.pair(np.array([x]), np.array([y]), side)
+        energy = sum(stamps_from_transforms(p, side, side - 1)[0] ** 2 for p in pair)
+        rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
+        ring = np.bincount(np.maximum(np.abs(rows), np.abs(cols)).ravel(), weights=np.asarray(energy).ravel())
+        return int(np.searchsorted(np.cumsum(ring) / ring.sum(), 1.0 - tolerance)) + 1
+
+
+def matching_kernel(
+    filters: DifferenceFilters, *, x: np.ndarray, y: np.ndarray, size: int, reverse: bool
+) -> np.ndarray:
+    """Return kernels that give one image the PSF and flux scale of the other.
+
+    Parameters
+    ----------
+    filters : `DifferenceFilters`
+        PSFs and fitted correction.
+    x, y : `numpy.ndarray`, ``(N,)``
+        Positions in pixels.
+    size : `int`
+        Side of the kernels (odd).
+    reverse : `bool`
+        Give the science image the PSF of the template, not the template that of the science image.
+
+    Returns
+    -------
+    kernels : `numpy.ndarray`, ``(N, size, size)``
+        Regularised, for masks, for filling holes and for looking; the difference does without them.
+    """
+    side = 2 * size + size % 2
+    base = filters.base
+    pt, ps = transform_psfs(base.psf_template, base.psf_science, x=x, y=y, side=side)
+    # The correction C takes the template's light to that of the science image: P_s ~ C P_s, P_t stays.
+    ps = ps * transform_stamps(filters.correction(x, y), side) / filters.flux_scale
+    source, goal = (ps, pt) if reverse else (pt, ps)
+    power = np.abs(source) ** 2 + _WIENER * np.abs(goal) ** 2 + _FLOOR
+    kernels = stamps_from_transforms(goal * np.conj(source) / power, side, size)
+    total = 1.0 / filters.flux_scale if reverse else filters.flux_scale
+    return kernels * (total / kernels.sum(axis=(1, 2)))[:, None, None]
+
+
+def fit_kernel_fields(
+    kernels: np.ndarray, *, x: np.ndarray, y: np.ndarray, shape: tuple[int, int], order: int, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Express kernels at positions as few images with polynomial coefficients.
+
+    Parameters
+    ----------
+    kernels : `numpy.ndarray`, ``(N, S, S)``
+        Kernels at the positions.
+    x, y : `numpy.ndarray`, ``(N,)``
+        Positions in pixels.
+    shape : `tuple` [`int`, `int`]
+        Shape of the image.
+    order : `int`
+        Degree of the polynomials.
+    tolerance : `float`
+        Components of which all coefficients are smaller than this, relative to the largest, are dropped.
+
+    Returns
+    -------
+    images : `numpy.ndarray`, ``(C, S, S)``
+        Mean kernel and principal components.
+    terms : `numpy.ndarray`, ``(C, n_terms)``
+        Chebyshev coefficients of each (see `spatial.chebyshev_terms`).
+    """
+    flat = kernels.reshape(len(kernels), -1)
+    mean = flat.mean(axis=0)
+    u, s, v = np.linalg.svd(flat - mean, full_matrices=False)
+    n = max(1, int(np.count_nonzero(s > tolerance * np.linalg.norm(flat))))
+    images = np.concatenate([mean[None], v[:n]]).reshape(n + 1, *kernels.shape[1:])
+    weights = np.concatenate([np.ones((len(flat), 1)), u[:, :n] * s[:n]], axis=1)
+    basis = chebyshev_terms(x=x, y=y, shape=shape, order=order)
+    return images, np.linalg.lstsq(basis, weights, rcond=None)[0].T
