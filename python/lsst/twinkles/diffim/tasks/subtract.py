@@ -155,7 +155,7 @@ class AlardLuptonSubtractTask(Task):
             - ``backgroundModel`` (`lsst.images.fields.ChebyshevField`): sky that the difference is free of.
             - ``psfMatchingKernel`` (`lsst.images.convolution_kernels.ImageBasisConvolutionKernel`).
             - ``kernelSources`` (`astropy.table.Table`): stars that were tried, and their fit.
-            - ``convolvedTemplate`` (`bool`): the template was convolved, not the science image.
+            - ``convolvedTemplate`` (`bool`): that kernel belongs to the template, not to the science image.
             - ``whitened`` (`bool`): the noise of the difference is white already.
             - ``excessVariance`` (`numpy.ndarray`): to be added to the variance of the white difference: the
               square of the light that saturated pixels put in doubt.
@@ -181,10 +181,11 @@ class AlardLuptonSubtractTask(Task):
         match = self._match(engine, exposures, roles, candidates)
         result = engine.subtract(exposures, roles, match, cell=self.config.backgroundCell)
         images = self._assemble(exposures, result)
+        self.metadata["convolvedExposure"] = "Template" if result.template_convolved else "Science"
         self._record(exposures, roles, match, images.difference)
         return Struct(
             kernelSources=_make_source_table(match, science),
-            convolvedTemplate=roles.template_convolved,
+            convolvedTemplate=result.template_convolved,
             whitened=result.whitened,
             **images.getDict(),
         )
@@ -320,6 +321,8 @@ class AlardLuptonSubtractTask(Task):
             convolved=result.template_convolved,
         )
         terms = own_sky + result.background_terms
+        # Counts of what the light fell on over those of the science image.
+        unit = 1.0 if result.template_convolved else float(result.centre_kernel.sum())
         return Struct(
             difference=exposure,
             matchedTemplate=matched,
@@ -327,7 +330,7 @@ class AlardLuptonSubtractTask(Task):
                 science.bbox, chebyshev_coefficients(terms, order), unit=science.unit
             ),
             psfMatchingKernel=result.kernel_model,
-            excessVariance=light**2,
+            excessVariance=(light / np.float32(unit)) ** 2,
         )
 
     def _make_mask(self, exposures: Exposures, result: Subtraction) -> tuple[Mask, np.ndarray]:
@@ -355,7 +358,6 @@ class AlardLuptonSubtractTask(Task):
         solution = match.solution
         self.metadata["sciencePsfSize"] = exposures.fwhm_science
         self.metadata["templatePsfSize"] = exposures.fwhm_template
-        self.metadata["convolvedExposure"] = "Template" if roles.template_convolved else "Science"
         self.metadata["spatialKernelSum"] = solution.kernel_sum
         self.metadata["spatialConditionNum"] = solution.condition_number
         self.metadata["spatialKernelOrder"] = solution.kernel_order

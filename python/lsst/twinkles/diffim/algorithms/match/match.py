@@ -145,7 +145,9 @@ def match_images(
     prior = _prior(convolved, target, basis, filters, flux_scale)
     fixed = sky
     if settings.ridge > 0:
-        fixed = concatenate(sky, ridge_system(basis, x=prior.x, y=prior.y, strength=settings.ridge))
+        # Kernels grow with the flux scale, and so does what they may deviate.
+        strength = settings.ridge / flux_scale
+        fixed = concatenate(sky, ridge_system(basis, x=prior.x, y=prior.y, strength=strength))
     extras = [
         concatenate(fixed, replace(prior, gram=prior.gram * strength**2)) if strength > 0 else fixed
         for strength in settings.prior_strengths
@@ -228,6 +230,7 @@ def _star_system(
         covariance=feature_covariance(basis.images(), spectrum),
         sky=convolved.sky.evaluate(x=x, y=y),
         photon=convolved.photon / flux_scale,
+        kernel_sum=flux_scale,
     )
     photon = target.photon * power[1] + flux_scale * convolved.photon * power[0]
     return build_stamp_system(
@@ -303,4 +306,4 @@ def _prior(
         filters=filters(x=grid_x, y=grid_y, side=side, flux_scale=flux_scale),
         side=side,
     )
-    return replace(prior, gram=prior.gram / len(grid_x))
+    return replace(prior, gram=prior.gram / (len(grid_x) * flux_scale**2))

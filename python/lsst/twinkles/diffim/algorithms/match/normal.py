@@ -61,11 +61,14 @@ class StampNoise:
         Variance of blank sky at each stamp.
     photon : `float`
         Variance per count of the matched profile.
+    kernel_sum : `float`
+        About the coefficient of the first function, to which the others are small.
     """
 
     covariance: np.ndarray
     sky: np.ndarray
     photon: float
+    kernel_sum: float
 
     def expected(self, weight: np.ndarray, model: np.ndarray, part: slice) -> np.ndarray:
         """Return the expected share of the sums of some stamps, ``(M, B, B)``."""
@@ -165,9 +168,12 @@ def build_stamp_system(
         scaled = data.reshape(m, -1).astype(np.float32) * root
         gram[part] = mix @ (weighted @ weighted.transpose(0, 2, 1)).astype(float) @ mix.T
         if noise is not None:
-            gram[part, :n_basis, :n_basis] -= noise.expected(weight, model, part)
+            share = noise.expected(weight, model, part)
+            gram[part, :n_basis, :n_basis] -= share
+            # What chi squares lose by that, so that they stay those of the pixels.
+            power[part] = noise.kernel_sum**2 * share[:, 0, 0]
         moment[part] = (weighted @ scaled[:, :, None])[:, :, 0].astype(float) @ mix.T
-        power[part] = np.einsum("np,np->n", scaled, scaled, dtype=float)
+        power[part] += np.einsum("np,np->n", scaled, scaled, dtype=float)
         n_pixels[part] = (weight > 0).sum(axis=(1, 2))
     return StampSystem(
         x=x.astype(float), y=y.astype(float), gram=gram, moment=moment, power=power, n_pixels=n_pixels
