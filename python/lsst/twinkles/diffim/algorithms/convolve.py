@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 import scipy.fft
 
+from .convolve_nb import assemble_tiles, cut_tiles, multiply_filters
+
 
 @dataclass(frozen=True)
 class TileGrid:
@@ -108,51 +110,39 @@ def convolve_varying(
     ny, nx = grid.shape
     tall, wide = len(grid.y) * inner + 2 * halo, len(grid.x) * inner + 2 * halo
     padded = [_pad(image, halo, tall, wide, beyond) for image in images]
-    result = np.empty((len(grid.y) * inner, len(grid.x) * inner), dtype=np.float32)
-    node_x, node_y = grid.node_x, grid.node_y
+    result = np.empty((ny, nx), dtype=np.float32)
     ramp = ((np.arange(inner) + 0.5) * (2.0 / inner) - 1.0).astype(np.float32)
+    node_x, node_y = grid.node_x, grid.node_y
+    tiles = np.empty((len(grid.x), side, side), dtype=np.float32)
     upper = filters(node_x, np.full(len(node_x), node_y[0]))
-    core = slice(halo, halo + inner)
     for j, y0 in enumerate(grid.y):
         lower, upper = upper, filters(node_x, np.full(len(node_x), node_y[j + 1]))
-        middle = gx = gy = gxy = None
-        for image, low, high in zip(padded, lower, upper, strict=True):
-            strip = image[y0 : y0 + side]
-            stack = np.stack([strip[:, x0 : x0 + side] for x0 in grid.x])
-            spectrum = scipy.fft.rfft2(stack, workers=workers)
-            a, b, c, d = low[:-1], low[1:], high[:-1], high[1:]
-            f0, fx, fy = (a + b + c + d) / 4, (b + d - a - c) / 4, (c + d - a - b) / 4
-            middle = _accumulate(middle, spectrum, f0)
-            size = tolerance * np.abs(f0).max()
-            if np.abs(fx).max() > size:
-                gx = _accumulate(gx, spectrum, fx)
-            if np.abs(fy).max() > size:
-                gy = _accumulate(gy, spectrum, fy)
-            fxy = (a + d - b - c) / 4
-            if np.abs(fxy).max() > size:
-                gxy = _accumulate(gxy, spectrum, fxy)
-        assert middle is not None
-        out = scipy.fft.irfft2(middle, s=(side, side), workers=workers, overwrite_x=True)[:, core, core]
-        if gx is not None:
-            out = out + ramp[None, None, :] * _inverse(gx, side, workers)[:, core, core]
-        if gy is not None:
-            out = out + ramp[None, :, None] * _inverse(gy, side, workers)[:, core, core]
-        if gxy is not None:
-            out = out + np.outer(ramp, ramp) * _inverse(gxy, side, workers)[:, core, core]
-        result[y0 : y0 + inner] = out.transpose(1, 0, 2).reshape(inner, -1)
-    return result[:ny, :nx]
+        terms = _needed_terms(lower, upper, tolerance)
+        products = np.empty((len(terms), len(grid.x), side, side // 2 + 1), dtype=np.complex64)
+        for number, (image, low, high) in enumerate(zip(padded, lower, upper, strict=True)):
+            cut_tiles(image, y0, grid.x, side, tiles)
+            spectrum = scipy.fft.rfft2(tiles, workers=workers)
+            multiply_filters(spectrum, _single(low), _single(high), terms, number > 0, products)
+        parts = scipy.fft.irfft2(products, s=(side, side), axes=(-2, -1), workers=workers, overwrite_x=True)
+        rows = min(inner, ny - y0)
+        assemble_tiles(parts, terms, halo, ramp, rows, result[y0 : y0 + rows])
+    return result
 
 
-def _inverse(spectrum: np.ndarray, side: int, workers: int) -> np.ndarray:
-    return scipy.fft.irfft2(spectrum, s=(side, side), workers=workers, overwrite_x=True)
+def _needed_terms(lower: list[np.ndarray], upper: list[np.ndarray], tolerance: float) -> np.ndarray:
+    """Return which terms of the bilinear filters count, the constant one first (see `multiply_filters`)."""
+    needed = [True, False, False, False]
+    for low, high in zip(lower, upper, strict=True):
+        # A filter is smooth in frequency: every third one tells.
+        a, b, c, d = (f[:, ::3, ::3] for f in (low[:-1], low[1:], high[:-1], high[1:]))
+        size = 4.0 * tolerance * np.abs(a).max()
+        for term, change in ((1, b + d - a - c), (2, c + d - a - b), (3, a + d - b - c)):
+            needed[term] = needed[term] or bool(np.abs(change).max() > size)
+    return np.flatnonzero(needed)
 
 
-def _accumulate(total: np.ndarray | None, spectrum: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    product = spectrum * factor
-    if total is None:
-        return product
-    total += product
-    return total
+def _single(filters: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(filters, dtype=np.complex64)
 
 
 def _pad(image: np.ndarray, halo: int, tall: int, wide: int, beyond: str) -> np.ndarray:

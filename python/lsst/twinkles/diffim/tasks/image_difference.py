@@ -11,6 +11,8 @@ from lsst.pex.config import Config, ConfigurableField, Field, FieldValidationErr
 from lsst.pipe.base import NoWorkFound, Struct, Task
 from lsst.utils.timer import timeMethod
 
+from ..algorithms.threads import get_num_threads
+from ..algorithms.threads_nb import limit_compiled_threads
 from . import exposure_checks as checks
 from ._stand_ins import UnbuiltStageTask
 from .decorrelate import DecorrelateTask
@@ -264,6 +266,7 @@ class ImageDifferenceTask(Task):
         ImageDifferenceError
             If an exposure cannot be used, or an algorithm could not do its work on these data.
         """
+        limit_compiled_threads(get_num_threads())
         checks.require_psf(exposure, "science")
         checks.require_psf(templateExposure, "template")
         self._compare_exposures(exposure, templateExposure)

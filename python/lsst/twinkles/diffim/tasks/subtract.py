@@ -349,6 +349,10 @@ class AlardLuptonSubtractTask(Task):
             spread={"BAD": by_share, "NO_DATA": by_share, "SATURATED": lambda plane: plane | (light > limit)},
             template_convolved=result.template_convolved,
         )
+        not_finite = ~np.isfinite(exposures.science.image.array) | ~np.isfinite(
+            exposures.template.image.array
+        )
+        mask.set("NO_DATA", mask.get("NO_DATA") | not_finite)
         error = rim_error(carrier.data.image, kernel)
         mask.set("DETECTION_EDGE", mask.get("DETECTION_EDGE") | (error > self.config.rimLimit * noise))
         return mask, light

@@ -11,12 +11,17 @@ import numpy as np
 import scipy.ndimage
 
 from ..convolve import TileGrid, convolve_varying, make_tile_grid
+from ..convolve_coarse import convolve_coarse
 from ..fourier import stamps_from_transforms, transform_stamps
 from ..noise import MAD_TO_SIGMA, NoiseMap
 from ..psf_grid import PsfGrid
 
 # Error of the filter that is let pass: it leaves the noise white to a few thousandths.
 _LARGEST_ERROR = 0.03
+
+# Half side of the squared filters that carry the variance of sources, and side of their transforms.
+_VARIANCE_HALF = 23
+_VARIANCE_SIDE = 96
 
 KernelFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 PairFunction = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -206,15 +211,19 @@ def propagate_variance(
     """
     if not target_excess.any() and not convolved_excess.any():
         return sky.astype(np.float32)
-    grid = make_tile_grid(sky.shape, halo=24, side=side)
-    size = 2 * grid.halo - 1
+    size = 2 * _VARIANCE_HALF + 1
 
     def squared(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-        stamps = [stamps_from_transforms(t, grid.side, size) for t in filters(x, y, grid.side)]
-        return [transform_stamps((stamp**2).astype(np.float32), grid.side) for stamp in stamps]
+        pair = filters(x, y, _VARIANCE_SIDE)
+        return [stamps_from_transforms(t, _VARIANCE_SIDE, size) ** 2 for t in pair]
 
     # A variance needs the filters to a few percent only: constant within a tile.
-    excess = convolve_varying(
-        [target_excess, convolved_excess], squared, grid, workers=workers, tolerance=0.3
+    excess = convolve_coarse(
+        [target_excess, convolved_excess],
+        squared,
+        half=_VARIANCE_HALF,
+        side=side,
+        workers=workers,
+        tolerance=0.3,
     )
     return sky.astype(np.float32) + np.maximum(excess, 0.0)

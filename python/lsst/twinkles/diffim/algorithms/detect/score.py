@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ("significance_image",)
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.ndimage import uniform_filter
 
@@ -54,15 +56,15 @@ def significance_image(
         data = np.where(bad, np.float32(0.0), image * weight)
     grid = make_tile_grid(image.shape, halo=psf.size // 2 + 1, side=side)
 
-    def correlate(power: int):  # type: ignore[no-untyped-def]
+    def correlate(power: int) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
         def filters(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-            stamps = psf.evaluate(x=x, y=y).astype(np.float32)
-            return [transform_stamps((stamps**power)[:, ::-1, ::-1], grid.side)]
+            stamps = psf.evaluate(x=x, y=y).astype(np.float32)[:, ::-1, ::-1]
+            return [transform_stamps(stamps**power, grid.side)]
 
         return filters
 
     numerator = convolve_varying([data], correlate(1), grid, workers=workers, beyond="zero")
-    power = convolve_varying([weight], correlate(2), grid, workers=workers, tolerance=0.1, beyond="zero")
+    power = convolve_varying([weight], correlate(2), grid, workers=workers, tolerance=0.02, beyond="zero")
     # Side of the square as large as the PSF's equivalent noise area.
     core = round(float((psf.mean() ** 2).sum()) ** -0.5) | 1
     present = uniform_filter((~bad).astype(np.float32), core, mode="constant")
