@@ -9,4 +9,5 @@ import numba
 
 def limit_compiled_threads(number: int) -> None:
     """Let compiled loops of this thread use at most so many threads."""
-    numba.set_num_threads(max(1, min(number, numba.config.NUMBA_NUM_THREADS)))
+    most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    numba.set_num_threads(max(1, min(number, most)))

@@ -19,12 +19,14 @@ from ..adapters.psfs import sample_psf
 from ..algorithms.detect.footprints import Footprints, make_footprints
 from ..algorithms.detect.peaks import Peaks, find_peaks, suppress_rings
 from ..algorithms.detect.score import significance_image
+from ..algorithms.noise import cell_statistics
 from ..algorithms.threads import get_num_threads
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage
 
 _TILE = 360
+_CELL = 64
 
 
 class DetectionConfig(Config):
@@ -52,6 +54,12 @@ class DetectionConfig(Config):
         default=0.1,
         min=0.0,
         max=1.0,
+    )
+    scoreNoiseTolerance = RangeField[float](
+        doc="The significance is divided by its own scatter in blank sky if that differs from 1 by more than "
+        "this, as it does where the noise of the inputs is correlated between pixels.",
+        default=0.05,
+        min=0.0,
     )
     growFootprint = RangeField[int](doc="Pixels by which footprints grow.", default=2, min=0)
     doMerge = Field[bool](
@@ -85,6 +93,7 @@ class DetectionTask(Task):
             - ``positive``, ``negative`` (`numpy.ndarray`, ``(Ny, Nx)``, bool): grown footprints.
             - ``score`` (`lsst.images.Image`): significance of a point source at each pixel, 0 where there
               is too little data.
+            - ``scoreNoise`` (`float`): what it was divided by (see ``scoreNoiseTolerance``).
         """
         from lsst.images import Image
 
@@ -103,6 +112,7 @@ class DetectionTask(Task):
             side=_TILE,
             workers=get_num_threads(),
         )
+        noise = self._normalize(score, bad)
         peaks = find_peaks(score, threshold=config.thresholdValue, radius=config.peakRadius)
         kept = suppress_rings(
             peaks, psf.mean(), threshold=config.thresholdValue, model_error=config.sidelobeError
@@ -125,7 +135,24 @@ class DetectionTask(Task):
             positive=footprints.positive,
             negative=footprints.negative,
             score=Image(score, bbox=difference.bbox),
+            scoreNoise=noise,
         )
+
+    def _normalize(self, score: np.ndarray, bad: np.ndarray) -> float:
+        """Divide the significance by its scatter in blank sky, in place, if that is not 1."""
+        _, sigma, number, _, _ = cell_statistics(score, bad | (score == 0.0), size=_CELL, min_fraction=0.25)
+        noise = float(np.median(sigma[number > 0])) if (number > 0).any() else 1.0
+        self.metadata["scoreNoise"] = noise
+        if abs(noise - 1.0) <= self.config.scoreNoiseTolerance or noise <= 0.0:
+            return 1.0
+        self.log.warning(
+            "Point-source fluxes of blank sky scatter %.2f times as much as the variance plane lets "
+            "expect: the noise of the inputs is correlated between pixels, or not what their variance planes claim. "
+            "Significances and errors are scaled by it.",
+            noise,
+        )
+        score /= np.float32(noise)
+        return noise
 
     def _record(self, n_peaks: int, n_kept: int, n_rejected: int, footprints: Footprints) -> None:
         self.metadata["nPeaks"] = n_peaks

@@ -27,6 +27,10 @@ _PLANE_TEXT = {
     "NO_DATA": "No data was available for this pixel.",
     "BAD": "Bad pixel in the instrument, including bad amplifiers.",
 }
+# A pixel so many standard deviations of the sky from zero holds no light but a number that stands for
+# something else; in a Fourier transform in single precision it would drown all others.
+_MAX_SIGNAL = 1e8
+_N_SAMPLE = 100_000
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,18 @@ class PixelFlaws:
     n_bad_variance: int
     """Other pixels whose variance is zero, negative or not finite (`int`)."""
 
+    n_no_light: int = 0
+    """Other pixels of a size that no light has (`int`)."""
+
     def __bool__(self) -> bool:
-        return bool(self.n_not_finite or self.n_bad_variance)
+        return bool(self.n_not_finite or self.n_bad_variance or self.n_no_light)
 
     def __str__(self) -> str:
         parts = []
         if self.n_not_finite:
             parts.append(f"{self.n_not_finite} unmasked pixels that are NaN or infinite")
+        if self.n_no_light:
+            parts.append(f"{self.n_no_light} unmasked pixels beyond {_MAX_SIGNAL:.0e} times the noise")
         if self.n_bad_variance:
             parts.append(f"{self.n_bad_variance} unmasked pixels whose variance is not positive and finite")
         return " and ".join(parts) or "no flaws"
@@ -99,33 +108,46 @@ def mask_flaws(exposure: VisitImage) -> tuple[VisitImage, PixelFlaws]:
     Returns
     -------
     masked : `lsst.images.VisitImage`
-        A copy in which pixels that are not finite are NaN and ``NO_DATA``, and
-        pixels without a positive, finite variance are ``BAD``, with the
+        A copy in which pixels that are not finite, or beyond 1e8 times the
+        noise of the sky, are NaN and ``NO_DATA``, and pixels without a positive, finite variance are ``BAD``, with the
         variance NaN; the exposure itself if there are none.
     flaws : `PixelFlaws`
         How many there were.
     """
     image, variance = exposure.image.array, exposure.variance.array
     not_finite = ~np.isfinite(image)
+    no_light = _find_no_light(image, variance) & ~not_finite
+    no_data = not_finite | no_light
     with np.errstate(invalid="ignore"):
-        bad_variance = ~((variance > 0) & np.isfinite(variance)) & ~not_finite
-    if not not_finite.any() and not bad_variance.any():
+        bad_variance = ~((variance > 0) & np.isfinite(variance)) & ~no_data
+    if not no_data.any() and not bad_variance.any():
         return exposure, PixelFlaws(0, 0)
     known = bad_pixels(exposure.mask, ["NO_DATA", "BAD"])
-    flaws = PixelFlaws(
-        int(np.count_nonzero(not_finite & ~known)), int(np.count_nonzero(bad_variance & ~known))
-    )
-    if not flaws:
+    flaws = PixelFlaws(*(int(np.count_nonzero(a & ~known)) for a in (not_finite, bad_variance, no_light)))
+    if not flaws and not no_light.any():
         return exposure, flaws
     masked = exposure.copy()
     mask = masked.mask
-    for plane, pixels in (("NO_DATA", not_finite), ("BAD", bad_variance)):
+    for plane, pixels in (("NO_DATA", no_data), ("BAD", bad_variance)):
         mask = _with_plane(mask, plane)
         mask.set(plane, pixels)
     masked.mask = mask
-    masked.image.array[not_finite] = np.nan
-    masked.variance.array[not_finite | bad_variance] = np.nan
+    masked.image.array[no_data] = np.nan
+    masked.variance.array[no_data | bad_variance] = np.nan
     return masked, flaws
+
+
+def _find_no_light(image: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Find finite pixels of a size that no light has, ``(Ny, Nx)``, bool."""
+    step = max(1, image.size // _N_SAMPLE)
+    pixels, claimed = (a.ravel()[::step].astype(float) for a in (image, variance))
+    pixels, claimed = pixels[np.isfinite(pixels)], claimed[np.isfinite(claimed) & (claimed > 0)]
+    # The larger of what the variance plane claims and what the pixels show: either may be wrong.
+    noise = [np.sqrt(np.median(claimed))] if len(claimed) else []
+    if len(pixels):
+        noise.append(1.4826 * np.median(np.abs(pixels - np.median(pixels))))
+    limit = _MAX_SIGNAL * max(noise, default=0.0)
+    return np.abs(image) > limit if limit > 0 else np.zeros(image.shape, dtype=bool)
 
 
 def require_good_pixels(exposure: VisitImage, role: str) -> None:

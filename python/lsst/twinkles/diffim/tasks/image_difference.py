@@ -371,12 +371,14 @@ class ImageDifferenceTask(Task):
         if not self.config.doMeasurement:
             return detected.score, detected.sources
         first = idFactory() if callable(idFactory) else idFactory
+        scale = getattr(detected, "scoreNoise", 1.0)
         measured = self.measurement.run(
             difference,
             science,
             subtracted.matchedTemplate,
             detected.sources,
             idBase=1 if first is None else int(first),
+            **({} if scale == 1.0 else {"errorScale": scale}),
         )
         self.metadata["nDiaSources"] = len(measured.diaSources)
         return detected.score, measured.diaSources

@@ -44,7 +44,9 @@ class MeasurementConfig(Config):
     )
     nIterations = RangeField[int](doc="Gauss-Newton steps of a centroid in each round.", default=4, min=1)
     nRounds = RangeField[int](
-        doc="How often the neighbours of each source are subtracted and the fits repeated.", default=2, min=1
+        doc="How often sources with neighbours are fitted, each time with the others subtracted.",
+        default=8,
+        min=1,
     )
     doForcedMeasurement = Field[bool](
         doc="Measure PSF fluxes on the science image and the matched template, too?", default=True
@@ -81,6 +83,7 @@ class MeasurementTask(Task):
         matchedTemplate: VisitImage,
         sources: Table,
         idBase: int = 1,
+        errorScale: float = 1.0,
     ) -> Struct:
         """Measure.
 
@@ -94,6 +97,8 @@ class MeasurementTask(Task):
             Detections (see `DetectionTask`).
         idBase : `int`, optional
             First ``diaSourceId``.
+        errorScale : `float`, optional
+            Factor on the errors of positions and fluxes on the difference, ``scoreNoise`` of the detection.
 
         Returns
         -------
@@ -116,6 +121,7 @@ class MeasurementTask(Task):
             iterations=self.config.nIterations,
             rounds=self.config.nRounds,
         )
+        fits = fits.scaled(errorScale)
         forced = self._measure_forced(difference, science, matchedTemplate, fits, half)
         table = make_dia_source_table(
             difference, sources, fits, forced, id_base=idBase, half=half, core=max(1, round(fwhm / 3))

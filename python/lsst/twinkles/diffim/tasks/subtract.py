@@ -363,7 +363,7 @@ class AlardLuptonSubtractTask(Task):
         self.metadata["sciencePsfSize"] = exposures.fwhm_science
         self.metadata["templatePsfSize"] = exposures.fwhm_template
         self.metadata["spatialKernelSum"] = solution.kernel_sum
-        self.metadata["spatialConditionNum"] = solution.condition_number
+        self.metadata["spatialConditionNum"] = min(solution.condition_number, 1e300)
         self.metadata["spatialKernelOrder"] = solution.kernel_order
         self.metadata["nKernelSourcesUsed"] = int(solution.used.sum())
         scale = solution.kernel_sum if roles.template_convolved else 1.0 / solution.kernel_sum

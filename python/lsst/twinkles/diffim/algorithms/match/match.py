@@ -25,9 +25,11 @@ from .prefilter import (
     matched_filter,
 )
 from .prior import psf_prior_system, ridge_system
-from .solve import KernelSolution, choose_spatial_order, solve_kernel
+from .solve import KernelSolution, KernelSolveError, choose_spatial_order, solve_kernel
 
 _CHUNK = 128
+# Least signal-to-noise ratio of a star that counts as seen in both images.
+_MIN_MATCHED_SNR = 5.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def match_images(
     Raises
     ------
     KernelSolveError
-        Too few stamps are left.
+        Too few stamps are left, or too few in which both images show the star.
     """
     shape = target.image.shape
     flux_scale = _flux_scale(convolved, target, candidates)
@@ -178,12 +180,25 @@ def match_images(
             extras=extras,
         )
         solution = solve(kernel_order=order, extra=extras[choice])
+    _require_common_light(solution, settings.min_sources)
     return MatchResult(
         solution=solution,
         candidates=candidates,
         scores=scores,
         prior_strength=settings.prior_strengths[choice],
     )
+
+
+def _require_common_light(solution: KernelSolution, n_required: int) -> None:
+    """Refuse a kernel of nearly nothing, which fits everywhere if the images show different stars."""
+    seen = solution.used & (solution.signal_to_noise > _MIN_MATCHED_SNR)
+    n = int(np.count_nonzero(seen))
+    if n < n_required:
+        raise KernelSolveError(
+            f"In {n} of {len(seen)} stamps both images show a star, at least {n_required} are needed.",
+            n_stamps=n,
+            n_required=n_required,
+        )
 
 
 def _flux_scale(convolved: MatchInput, target: MatchInput, candidates: KernelCandidates) -> float:

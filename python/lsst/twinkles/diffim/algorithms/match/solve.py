@@ -304,7 +304,8 @@ def _clip(
     # Sums in single precision cannot tell what is left of a star below a millionth of its power.
     level = max(np.median(reduced[used]), 1e-6 * np.median((signal**2 / n)[used]))
     excess = np.clip(reduced - level, 0.0, None) * n / signal**2
-    fraction2 = np.median(excess[used & (signal > np.median(signal[used]))])
+    brighter = used & (signal > np.median(signal[used]))
+    fraction2 = np.median(excess[brighter if brighter.any() else used])
     expected = level + fraction2 * signal**2 / n
     width = np.sqrt(2.0 / n) * level + fraction2 * signal**2 / n
     scatter = max(1.0, _robust_std(((reduced - expected) / width)[used]))

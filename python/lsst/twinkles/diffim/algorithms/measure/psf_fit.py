@@ -4,10 +4,11 @@ from __future__ import annotations
 
 __all__ = ("ForcedFluxes", "PsfFits", "fit_point_sources", "measure_forced_fluxes", "shift_stamps")
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
+from scipy.spatial import cKDTree
 
 from ..match.prefilter import cut_stamps
 from ..psf_grid import PsfGrid
@@ -43,6 +44,16 @@ class PsfFits:
     chi2: np.ndarray
     n_pixels: np.ndarray
     failed: np.ndarray
+
+    def scaled(self, factor: float) -> PsfFits:
+        """Return the same with errors multiplied by a factor."""
+        return replace(
+            self,
+            x_error=self.x_error * factor,
+            y_error=self.y_error * factor,
+            xy_covariance=self.xy_covariance * factor**2,
+            flux_error=self.flux_error * factor,
+        )
 
 
 @dataclass(frozen=True)
@@ -131,28 +142,35 @@ def fit_point_sources(
     x, y = np.asarray(x, float), np.asarray(y, float)
     first = (x.copy(), y.copy())
     stamps = psf.evaluate(x=x, y=y) if len(x) else np.zeros((0, psf.size, psf.size))
-    flux = np.zeros(len(x))
-    residual = image
-    result: list[np.ndarray] = []
+    state = [np.zeros(len(x)) for _ in range(10)]
+    state[0], state[1] = x.copy(), y.copy()
+    index = np.arange(len(x))
     for number in range(max(1, rounds)):
-        residual = image if number == 0 else _residual(image, stamps, x, y, flux)
-        parts = []
-        for start in range(0, len(x), _CHUNK):
-            p = slice(start, start + _CHUNK)
-            parts.append(
-                _fit_chunk(
-                    residual, weight, stamps[p], x[p], y[p], flux[p], first[0][p], first[1][p],
-                    half=half, max_shift=max_shift, iterations=iterations,
-                )
+        flux = np.nan_to_num(state[5])
+        residual = image if number == 0 else _residual(image, stamps, state[0], state[1], flux)
+        for start in range(0, len(index), _CHUNK):
+            p = index[start : start + _CHUNK]
+            fitted = _fit_chunk(
+                residual, weight, stamps[p], state[0][p], state[1][p], flux[p], first[0][p], first[1][p],
+                half=half, max_shift=max_shift, iterations=iterations,
             )  # fmt: skip
-        if not parts:
+            for column, values in zip(state, fitted, strict=True):
+                column[p] = values
+        if number == 0:
+            index = _with_neighbours(x, y, 2.0 * half)
+        if len(index) == 0:
             break
-        result = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        x, y, flux = result[0], result[1], np.where(np.isfinite(result[5]), result[5], 0.0)
-    if not result:
-        empty = np.zeros(0)
-        result = [*([empty] * 8), empty.astype(int), empty.astype(bool)]
-    return PsfFits(*result)
+    state[8:] = [state[8].astype(int), state[9].astype(bool)]
+    return PsfFits(*state)
+
+
+def _with_neighbours(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Return the indices of positions that have another one within a radius."""
+    if len(x) < 2:
+        return np.zeros(0, dtype=int)
+    positions = np.column_stack([x, y])
+    distance, _ = cKDTree(positions).query(positions, k=2)
+    return np.flatnonzero(distance[:, 1] < radius)
 
 
 def _fit_chunk(
