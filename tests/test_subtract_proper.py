@@ -1,0 +1,355 @@
+"""Proper subtraction: filters, kernels and variances, on images whose PSFs are known."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import uniform_filter
+from small_pairs import draw
+
+from lsst.twinkles.diffim.algorithms.convolve import convolve_varying, make_tile_grid
+from lsst.twinkles.diffim.algorithms.decorrelate.whiten import propagate_variance
+from lsst.twinkles.diffim.algorithms.noise import NoiseMap
+from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
+from lsst.twinkles.diffim.algorithms.spatial import chebyshev_terms
+from lsst.twinkles.diffim.algorithms.subtract.matched import saturated_light
+from lsst.twinkles.diffim.algorithms.subtract.proper import (
+    DifferenceFilters,
+    ProperFilters,
+    fit_kernel_fields,
+    matching_kernel,
+)
+
+SHAPE = (300, 330)
+SIZE = 45  # of PSF stamps
+
+
+def ellipse(size, sigma_x, sigma_y, dx=0.0, dy=0.0):
+    """A Gaussian of unit sum."""
+    v, u = np.mgrid[:size, :size] - size // 2
+    stamp = np.exp(-((u - dx) ** 2) / (2 * sigma_x**2) - (v - dy) ** 2 / (2 * sigma_y**2))
+    return stamp / stamp.sum()
+
+
+def psf_grid(left, right=None):
+    """A PSF that goes over from one pair of widths to another along x."""
+    stamps = np.array([[ellipse(SIZE, *left), ellipse(SIZE, *(right or left))]])
+    return PsfGrid(stamps=stamps, x=np.array([0.0, SHAPE[1] - 1.0]), y=np.zeros(1))
+
+
+def noise_map(left, right=None):
+    values = np.array([[left, left if right is None else right]], float)
+    return NoiseMap(values=values, x=np.array([0.0, SHAPE[1] - 1.0]), y=np.zeros(1))
+
+
+def constant(stamp):
+    return lambda x, y: np.repeat(stamp[None], len(np.atleast_1d(x)), axis=0)
+
+
+def delta(total, size=21):
+    stamp = np.zeros((size, size))
+    stamp[size // 2, size // 2] = total
+    return stamp
+
+
+def make_filters(template, science, noise=(40.0, 40.0), flux_scale=1.0, correction=None):
+    """Filters of PSFs and noises of template and science; the correction is a flux scale unless given."""
+    maps = [n if isinstance(n, NoiseMap) else noise_map(n) for n in noise]
+    return DifferenceFilters(
+        base=ProperFilters(template, science, *maps),
+        correction=constant(delta(flux_scale) if correction is None else correction),
+        flux_scale=flux_scale,
+    )
+
+
+# Widths along x and y of template and science.
+CASES = {
+    "template sharper": make_filters(psf_grid((1.6, 1.6)), psf_grid((2.2, 2.2)), flux_scale=1.4),
+    "science sharper": make_filters(psf_grid((2.4, 2.3)), psf_grid((1.6, 1.7)), (90.0, 20.0), 0.7),
+    "equal": make_filters(psf_grid((1.9, 1.9)), psf_grid((1.9, 1.9)), (20.0, 60.0)),
+    "crossed": make_filters(psf_grid((1.6, 2.3)), psf_grid((2.3, 1.6)), (70.0, 30.0), 1.4),
+    "varying": make_filters(
+        psf_grid((1.6, 2.0), (2.1, 1.7)),
+        psf_grid((2.1, 1.8), (1.8, 2.0)),
+        (noise_map(60.0, 90.0), noise_map(50.0, 30.0)),
+        1.2,
+    ),
+}
+
+
+def subtract(filters, science, template, *, side=200):
+    """Difference of two images with the filters of each position."""
+    grid = make_tile_grid(science.shape, halo=32, side=side)
+
+    def pair(x, y):
+        a, b = filters.pair(x, y, grid.side)
+        return [a, -b]
+
+    images = [i.astype(np.float32) for i in (science, template)]
+    return convolve_varying(images, pair, grid, workers=1).astype(float)
+
+
+def correlation(image, dy, dx):
+    a = image[dy:, dx:] if dx >= 0 else image[dy:, :dx]
+    b = image[: image.shape[0] - dy, : image.shape[1] - dx] if dx >= 0 else image[: image.shape[0] - dy, -dx:]
+    return float((a * b).mean() / (image**2).mean())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_filters_keep_fluxes_and_give_both_images_one_psf(name):
+    filters, side = CASES[name], 64
+    x, y = np.array([20.0, 250.0]), np.array([30.0, 200.0])
+    a, b = filters.pair(x, y, side)
+    np.testing.assert_allclose(a[:, 0, 0], 1.0, atol=1e-5)
+    np.testing.assert_allclose(b[:, 0, 0], filters.flux_scale, rtol=1e-5)
+    base = filters.base(x=x, y=y, side=side, flux_scale=filters.flux_scale)
+    for transform in base:
+        np.testing.assert_allclose(transform[:, 0, 0], 1.0, atol=1e-5)
+    # a P_s = b P_t / f, with transforms of the very stamps.
+    for i in range(2):
+        ps, pt = (
+            np.fft.rfft2(np.fft.ifftshift(psf.evaluate(x=x[i], y=y[i])), s=(SIZE, SIZE))
+            for psf in (filters.base.psf_science, filters.base.psf_template)
+        )
+        a, b = (t[i] for t in filters.pair(x, y, SIZE))
+        np.testing.assert_allclose(a * ps, b * pt / filters.flux_scale, atol=3e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_noise_is_white_and_its_variance_is_as_claimed(name):
+    filters, rng = CASES[name], np.random.default_rng(1)
+    template, science = (
+        rng.normal(size=SHAPE) * np.sqrt(sky.image(SHAPE))
+        for sky in (filters.base.sky_template, filters.base.sky_science)
+    )
+    white = subtract(filters, science, template) / np.sqrt(filters.sky_image(SHAPE))
+    inner = white[20:-20, 20:-20]
+    # 75 000 pixels: a standard error of 0.0037 on a correlation, and of 0.5 percent on the variance.
+    for lag in ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (0, 3), (3, 0)):
+        assert abs(correlation(inner, *lag)) < 4 * inner.size**-0.5, lag
+    assert inner.var() == pytest.approx(1.0, abs=0.02)
+    for part in np.array_split(inner, 3, axis=1):
+        assert part.var() == pytest.approx(1.0, abs=4 * np.sqrt(2 / part.size))
+
+
+STARS = np.array([(60.3, 70.6, 1e4), (200.0, 80.2, 2e4), (120.5, 220.5, 1e4), (260.7, 240.1, 3e4)])
+
+
+def peak(filters):
+    """Peak of the PSF of the difference in the middle of the image."""
+    x, y = np.array([SHAPE[1] / 2]), np.array([SHAPE[0] / 2])
+    return filters.psf(x=x, y=y, size=SIZE, side=2 * SIZE).stamps.max()
+
+
+def draw_ellipses(stars, sigma_x, sigma_y, correction=None):
+    image = np.zeros(SHAPE)
+    for x, y, flux in stars:
+        i, j = round(x), round(y)
+        cut = np.s_[j - SIZE // 2 : j + SIZE // 2 + 1, i - SIZE // 2 : i + SIZE // 2 + 1]
+        image[cut] += flux * ellipse(SIZE, sigma_x, sigma_y, x - i, y - j)
+    return image
+
+
+@pytest.mark.parametrize("name", ["template sharper", "science sharper", "equal", "crossed"])
+def test_static_stars_cancel(name):
+    widths = {
+        "template sharper": ((1.6, 1.6), (2.2, 2.2)),
+        "science sharper": ((2.4, 2.3), (1.6, 1.7)),
+        "equal": ((1.9, 1.9), (1.9, 1.9)),
+        "crossed": ((1.6, 2.3), (2.3, 1.6)),
+    }[name]
+    filters = CASES[name]
+    template = draw_ellipses(STARS / [1, 1, filters.flux_scale], *widths[0])
+    science = draw_ellipses(STARS, *widths[1])
+    left = np.abs(subtract(filters, science, template)).max()
+    assert left < 1e-4 * STARS[:, 2].max() * peak(filters)
+
+
+def test_what_the_models_lack_is_in_the_correction():
+    # The science image is shifted, and a little wider than its model says.
+    lack = ellipse(21, 0.8, 0.7, 0.25, -0.1)
+    widths = (1.6, 2.0), (2.0, 1.9)
+    science = draw_ellipses(STARS + np.array([0.25, -0.1, 0.0]), np.hypot(2.0, 0.8), np.hypot(1.9, 0.7))
+    template = draw_ellipses(STARS / [1, 1, 1.3], *widths[0])
+    scale = 1e-4 * STARS[:, 2].max()
+    models = psf_grid(widths[0]), psf_grid(widths[1])
+    without = make_filters(*models, flux_scale=1.3)
+    filters = make_filters(*models, flux_scale=1.3, correction=1.3 * lack)
+    # Sampled Gaussians as narrow as this one are not quite those that were convolved.
+    assert np.abs(subtract(filters, science, template)).max() < 10 * scale * peak(filters)
+    assert np.abs(subtract(without, science, template)).max() > 200 * scale * peak(filters)
+    # The noise stays white with it.
+    x, y = np.array([100.0]), np.array([90.0])
+    a, b = filters.pair(x, y, 64)
+    power = 40 * np.abs(a) ** 2 + 40 * np.abs(b) ** 2
+    np.testing.assert_allclose(power, filters.sky_image((1, 1))[0, 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_psf_of_the_difference_predicts_a_transient(name):
+    filters, zero, flux = CASES[name], np.zeros(SHAPE), 1e4
+    half = SIZE // 2
+    for x, y in ((165, 150), (60, 230), (290, 60)):
+        place = np.array([float(x)]), np.array([float(y)])
+        predicted = filters.psf(x=place[0], y=place[1], size=SIZE, side=2 * SIZE).stamps[0, 0]
+        assert predicted.sum() == pytest.approx(1.0)
+        cut = np.s_[y - half : y + half + 1, x - half : x + half + 1]
+        for psf, sign in ((filters.base.psf_science, 1), (filters.base.psf_template, -1)):
+            image = zero.copy()
+            image[cut] = flux * psf.evaluate(x=float(x), y=float(y))
+            if sign > 0:
+                added = subtract(filters, image, zero)
+            else:
+                added = subtract(filters, zero, image / filters.flux_scale)
+            assert added.sum() == pytest.approx(sign * flux, rel=2e-3)
+            # The filters vary under the source in one of the cases.
+            error = np.abs(added[cut] - sign * flux * predicted).max()
+            assert error < (1e-2 if name == "varying" else 1e-3) * flux * predicted.max()
+
+
+def test_psf_of_the_difference_on_a_grid():
+    filters = CASES["varying"]
+    x, y = np.linspace(0, SHAPE[1] - 1, 3), np.linspace(0, SHAPE[0] - 1, 2)
+    grid = filters.psf(x=x, y=y, size=35, side=70)
+    assert grid.stamps.shape == (2, 3, 35, 35)
+    for j, i in ((0, 0), (1, 2)):
+        alone = filters.psf(x=x[i : i + 1], y=y[j : j + 1], size=35, side=70).stamps[0, 0]
+        np.testing.assert_allclose(grid.stamps[j, i], alone, atol=1e-7)
+    assert np.abs(grid.stamps[0, 0] - grid.stamps[0, 2]).max() > 0.01 * grid.stamps.max()
+
+
+def test_the_sharper_of_two_differences_has_the_sharper_psf():
+    # A deep template leaves the science image as it is: its filter is a delta function.
+    deep = make_filters(psf_grid((1.6, 1.6)), psf_grid((2.2, 2.2)), (1e-6, 40.0))
+    place = np.array([100.0])
+    stamp = deep.psf(x=place, y=place, size=SIZE, side=2 * SIZE).stamps[0, 0]
+    np.testing.assert_allclose(stamp, ellipse(SIZE, 2.2, 2.2), atol=1e-4)
+    assert peak(CASES["template sharper"]) > 1.05 * stamp.max()
+
+
+def test_extent_holds_both_filters():
+    filters = CASES["crossed"]
+    extents = [filters.extent(x=100.0, y=100.0, tolerance=t) for t in (1e-2, 1e-4, 1e-6)]
+    assert extents == sorted(extents) and extents[0] < extents[-1] < 64
+    place = np.array([100.0])
+    energy = sum(
+        np.fft.fftshift(np.fft.irfft2(t[0], s=(256, 256))) ** 2 for t in filters.pair(place, place, 256)
+    )
+    for half, tolerance in zip(extents, (1e-2, 1e-4, 1e-6), strict=True):
+        inner = energy[128 - half : 129 + half, 128 - half : 129 + half].sum()
+        assert inner >= (1 - 1.1 * tolerance) * energy.sum()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_matching_kernel_makes_one_psf_of_the_other(reverse):
+    narrow, wide, total = (1.6, 1.7), (2.3, 2.1), 1.3
+    template, science = (wide, narrow) if reverse else (narrow, wide)
+    shift = ellipse(21, 0.9, 0.9, 0.3, -0.2)
+    correction = total * shift
+    filters = make_filters(psf_grid(template), psf_grid(science), flux_scale=total, correction=correction)
+    place = np.array([50.0, 200.0])
+    kernels = matching_kernel(filters, x=place, y=place, size=31, reverse=reverse)
+    assert kernels.shape == (2, 31, 31)
+    expected_sum = 1 / total if reverse else total
+    np.testing.assert_allclose(kernels.sum(axis=(1, 2)), expected_sum, rtol=1e-9)
+    v, u = np.mgrid[:31, :31] - 15
+    sign = -1 if reverse else 1
+    for kernel in kernels:
+        assert (kernel * u).sum() / kernel.sum() == pytest.approx(sign * 0.3, abs=0.01)
+        assert (kernel * v).sum() / kernel.sum() == pytest.approx(-sign * 0.2, abs=0.01)
+    # Light of the template as it is, and of the science image as the correction says.
+    side = 128
+    shifted = ellipse(SIZE, np.hypot(science[0], 0.9), np.hypot(science[1], 0.9), 0.3, -0.2)
+    seen = [np.fft.rfft2(stamp, s=(side, side)) for stamp in (ellipse(SIZE, *template), shifted)]
+    source, goal = seen[::-1] if reverse else seen
+    transform = np.fft.rfft2(np.fft.ifftshift(np.pad(kernels[0], ((49, 48), (49, 48)))))
+    error = np.fft.irfft2(source * transform - expected_sum * goal)
+    assert np.abs(error).max() < 5e-3 * expected_sum * np.fft.irfft2(goal).max()
+
+
+def test_kernel_fields_are_the_kernels():
+    rng = np.random.default_rng(3)
+    parts = np.array([ellipse(15, s, s) for s in (1.0, 2.0, 3.0)])
+    x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, 329, 7), np.linspace(0, 299, 7)))
+
+    def kernels(x, y):
+        terms = chebyshev_terms(x=x, y=y, shape=SHAPE, order=4)
+        weights = terms @ coefficients
+        return np.tensordot(weights, parts, axes=1)
+
+    coefficients = 0.1 * rng.normal(size=(15, 3))
+    coefficients[0, 0] += 1.0
+    settings = {"shape": SHAPE, "order": 4, "tolerance": 1e-8}
+    images, terms = fit_kernel_fields(kernels(x, y), x=x, y=y, **settings)
+    assert len(images) == len(terms) == 4 and terms.shape == (4, 15)  # the mean and three components
+    elsewhere = rng.uniform(0, 329, 20), rng.uniform(0, 299, 20)
+    weights = chebyshev_terms(x=elsewhere[0], y=elsewhere[1], shape=SHAPE, order=4) @ terms.T
+    np.testing.assert_allclose(np.tensordot(weights, images, axes=1), kernels(*elsewhere), atol=1e-9)
+    coarse, _ = fit_kernel_fields(kernels(x, y), x=x, y=y, shape=SHAPE, order=4, tolerance=0.05)
+    assert len(coarse) < 4
+
+
+def test_kernel_fields_of_a_constant_kernel():
+    x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, 329, 7), np.linspace(0, 299, 7)))
+    kernels = np.repeat(ellipse(15, 2.0, 1.5)[None], 49, axis=0)
+    images, terms = fit_kernel_fields(kernels, x=x, y=y, shape=SHAPE, order=4, tolerance=1e-5)
+    weights = chebyshev_terms(x=np.array([12.0]), y=np.array([77.0]), shape=SHAPE, order=4) @ terms.T
+    np.testing.assert_allclose(np.tensordot(weights, images, axes=1)[0], kernels[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["template sharper", "crossed"])
+def test_variance_of_sources_is_that_of_realisations(name):
+    filters, rng, shape, n = CASES[name], np.random.default_rng(4), (96, 96), 300
+    excess = draw(shape, [(40.0, 45.0, 4e4)], 2.2), draw(shape, [(60.0, 50.0, 6e4)], 1.8)
+    sky = np.full(shape, 50.0)
+    predicted = propagate_variance(
+        *(e.astype(np.float32) for e in excess), filters=filters.pair, sky=sky, workers=1, side=200
+    ).astype(float)
+    total = np.zeros(shape)
+    for _ in range(n):
+        science, template = (rng.normal(size=shape) * np.sqrt(e) for e in excess)
+        total += subtract(filters, science, template) ** 2
+    found = 50.0 + total / n
+    inner = np.s_[30:70, 25:80]
+    assert predicted[inner].max() > 10 * 50.0
+    assert (predicted - 50)[inner].sum() == pytest.approx((found - 50)[inner].sum(), rel=0.03)
+    # The plane is coarser than its pixels. Means of 25: realisations of 300 scatter by 2 percent.
+    ratio = uniform_filter(predicted, 5) / uniform_filter(found, 5)
+    bright = predicted[inner] > 5 * 50.0
+    assert bright.sum() > 30
+    np.testing.assert_allclose(ratio[inner][bright], 1.0, atol=0.4)
+    assert np.median(ratio[inner][bright]) == pytest.approx(1.0, abs=0.1)
+    assert ratio[45, 40] == pytest.approx(1.0, abs=0.1) and ratio[50, 60] == pytest.approx(1.0, abs=0.1)
+    np.testing.assert_allclose(predicted[:15], 50.0, atol=0.5)
+
+
+def test_without_sources_the_variance_is_that_of_the_sky():
+    sky = np.linspace(40, 60, 50 * 60).reshape(50, 60)
+    none = np.zeros(sky.shape, np.float32)
+    variance = propagate_variance(none, none, filters=CASES["equal"].pair, sky=sky, workers=1, side=200)
+    np.testing.assert_allclose(variance, sky, rtol=1e-6)
+    assert variance.dtype == np.float32
+
+
+def test_light_of_saturated_pixels():
+    kernel = ellipse(9, 1.5, 1.0)
+    kernel[0, 4] = -0.1  # errors do not cancel
+    image = np.full((40, 50), 3.0)
+    image[20, 30], image[21, 30], image[5, 5] = 1e4, 5e3, -1e4
+    saturated = np.zeros(image.shape, bool)
+    saturated[20:22, 30] = saturated[5, 5] = True
+    light = saturated_light(saturated, image, kernel)
+    expected = np.zeros(image.shape)
+    expected[16:25, 26:35] += 1e4 * np.abs(kernel)
+    expected[17:26, 26:35] += 5e3 * np.abs(kernel)
+    np.testing.assert_allclose(light, expected, rtol=1e-5, atol=1e-3)
+    assert light.dtype == np.float32
+
+
+def test_light_of_saturated_pixels_at_the_rim_and_of_none():
+    kernel = np.full((3, 3), 0.1)
+    image = np.full((6, 7), 10.0)
+    corner = np.zeros(image.shape, bool)
+    corner[0, 0] = True
+    light = saturated_light(corner, image, kernel)
+    np.testing.assert_allclose(light[:2, :2], 1.0)
+    assert np.count_nonzero(light) == 4
+    assert not saturated_light(np.zeros(image.shape, bool), image, kernel).any()
