@@ -147,7 +147,7 @@ class DetectionTask(Task):
             return 1.0
         self.log.warning(
             "Point-source fluxes of blank sky scatter %.2f times as much as the variance plane lets "
-            "expect: the noise of the inputs is correlated between pixels, or not what their variance planes claim. "
+            "expect: the noise of the inputs is correlated between pixels, or not what they claim. "
             "Significances and errors are scaled by it.",
             noise,
         )

@@ -260,9 +260,10 @@ class AlardLuptonSubtractTask(Task):
             raise InsufficientKernelSourcesError(
                 len(chosen),
                 config.minKernelSources,
-                f"{len(found)} were found on the science image above detectionThreshold="
-                f"{config.detectionThreshold:g}; the others lie on masked pixels or near the rim. "
-                " Lower it, or look at the masks and at the overlap of the images.",
+                f"{len(found)} were found on the {data.image.shape[1]} x {data.image.shape[0]} science image "
+                f"above detectionThreshold={config.detectionThreshold:g} and {half} pixels from the rim; the "
+                "others lie on masked pixels. Lower it, or look at the masks, the overlap and the size of "
+                "the images.",
             )
         return chosen
 
