@@ -323,5 +323,6 @@ def _find_wcs(header: fits.Header, notes: dict[str, str]) -> WCS | None:
             if wcs.has_celestial and np.isfinite(wcs.celestial.pixel_to_world_values(0.0, 0.0)).all():
                 return wcs.celestial
     except Exception as error:  # wcslib raises a dozen kinds, all of them a header that does not work
-        notes["wcs"] = f"the WCS of the header cannot be used ({str(error).strip()})"
+        reason = " ".join(str(error).split())  # of wcslib, on several lines
+        notes["wcs"] = f"the WCS of the header cannot be used ({reason})"
     return None

@@ -193,12 +193,10 @@ def _subtract(args: argparse.Namespace, config: ImageDifferenceConfig) -> None:
 
 def _read_pair(args: argparse.Namespace) -> tuple[VisitImage, VisitImage]:
     """Read both exposures; where a WCS is missing they are taken to be aligned."""
-    from ..adapters.read_exposure import has_sky, read_exposure, with_sky_projection
+    from ..adapters.read_exposure import has_sky, with_sky_projection
 
-    science = read_exposure(args.science, **_reading_options(args, 0))
-    template = read_exposure(
-        args.template, sky_projection=science.sky_projection, **_reading_options(args, 1)
-    )
+    science = _read(args.science, **_reading_options(args, 0))
+    template = _read(args.template, sky_projection=science.sky_projection, **_reading_options(args, 1))
     if has_sky(science) and has_sky(template) and not args.aligned:
         return science, template
     if science.bbox.shape != template.bbox.shape:
@@ -211,6 +209,19 @@ def _read_pair(args: argparse.Namespace) -> tuple[VisitImage, VisitImage]:
     if not has_sky(science):
         return with_sky_projection(science, template.sky_projection), template
     return science, with_sky_projection(template, science.sky_projection)
+
+
+def _read(path: Path, **options: Any) -> VisitImage:
+    """Read an exposure; what is said of its PSF names the file."""
+    from ..adapters.psfs import InvalidPsfError
+    from ..adapters.read_exposure import read_exposure
+
+    try:
+        return read_exposure(path, **options)
+    except InvalidPsfError as error:
+        if str(path) in str(error):
+            raise
+        raise InvalidPsfError(f"{path}: {error}") from error
 
 
 def _reading_options(args: argparse.Namespace, role: int) -> dict[str, Any]:

@@ -109,8 +109,8 @@ def mask_flaws(exposure: VisitImage) -> tuple[VisitImage, PixelFlaws]:
     -------
     masked : `lsst.images.VisitImage`
         A copy in which pixels that are not finite, or beyond 1e8 times the
-        noise of the sky, are NaN and ``NO_DATA``, and pixels without a positive, finite variance are ``BAD``, with the
-        variance NaN; the exposure itself if there are none.
+        noise of the sky, are NaN and ``NO_DATA``, and pixels without a
+        positive, finite variance are ``BAD``, with the variance NaN; the exposure itself if there are none.
     flaws : `PixelFlaws`
         How many there were.
     """

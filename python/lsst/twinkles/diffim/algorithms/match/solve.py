@@ -149,7 +149,7 @@ def _extra_sums(
 
 def _solve(matrix: np.ndarray, moment: np.ndarray, max_condition: float) -> tuple[np.ndarray, float]:
     """Solve scaled normal equations, cutting eigenvalues below ``largest / max_condition``."""
-    scale = np.sqrt(np.diag(matrix))
+    scale = np.sqrt(np.clip(np.diag(matrix), 0.0, None))
     scale = np.where(scale > 0, scale, 1.0)
     values, vectors = scipy.linalg.eigh(matrix / scale[:, None] / scale[None, :])
     largest = values[-1]
@@ -389,7 +389,7 @@ def choose_spatial_order(
 
 def _solve_positive(matrix: np.ndarray, moment: np.ndarray) -> np.ndarray | None:
     """Solve scaled normal equations, by Cholesky where they are positive; `None` where there are none."""
-    scale = np.sqrt(np.diag(matrix))
+    scale = np.sqrt(np.clip(np.diag(matrix), 0.0, None))
     if not np.all(scale > 0):
         return None
     scaled = matrix / scale[:, None] / scale[None, :]
