@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = ("clipped_medians",)
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from .compile_nb import njit
 
 MAD_TO_SIGMA = 1.4826
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 __all__ = ("assemble_tiles", "cut_tiles", "multiply_filters")
 
-from numba import njit, prange
+from numba import prange
+
+from .compile_nb import njit
 
 
 @njit(cache=True, parallel=True, nogil=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 __all__ = ("fill_rows", "scatter_kernel", "spread_mask")
 
-from numba import njit, prange
+from numba import prange
+
+from .compile_nb import njit
 
 
 @njit(cache=True, parallel=True, nogil=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 __all__ = ("convolve_stamps", "find_peaks")
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from ..compile_nb import njit
 
 
 @njit(cache=True, parallel=True, nogil=True, fastmath=True)

@@ -7,7 +7,9 @@ __all__ = ("resample_pixels",)
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from ..compile_nb import njit
 
 
 @njit(cache=True, nogil=True, inline="always")
