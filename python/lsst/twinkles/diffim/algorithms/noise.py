@@ -43,13 +43,8 @@ class NoiseMap:
 
     def image(self, shape: tuple[int, int]) -> np.ndarray:
         """Return the variance of every pixel, float32."""
-        along_x = np.array(
-            [np.interp(np.arange(shape[1]), self.x, row) for row in self.values], dtype=np.float32
-        )
-        j, v = _bracket(self.y, np.arange(shape[0], dtype=float))
-        j1 = np.minimum(j + 1, len(self.y) - 1)
-        weight = v.astype(np.float32)[:, None]
-        return (1 - weight) * along_x[j] + weight * along_x[j1]
+        along_x = self.values.astype(np.float32) @ _weights(self.x, shape[1]).T
+        return _weights(self.y, shape[0]) @ along_x
 
     def scaled(self, factor: float) -> NoiseMap:
         """Return the map multiplied by a factor."""
@@ -59,6 +54,16 @@ class NoiseMap:
     def median(self) -> float:
         """Median over the grid."""
         return float(np.median(self.values))
+
+
+def _weights(nodes: np.ndarray, size: int) -> np.ndarray:
+    """Return the weight of each node for each pixel of a row, ``(size, G)`` float32."""
+    lower, fraction = _bracket(nodes, np.arange(size, dtype=float))
+    weights = np.zeros((size, len(nodes)), dtype=np.float32)
+    weights[np.arange(size), lower] = 1.0 - fraction
+    if len(nodes) > 1:
+        weights[np.arange(size), lower + 1] = fraction
+    return weights
 
 
 def _bracket(nodes: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

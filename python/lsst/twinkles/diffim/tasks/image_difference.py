@@ -345,14 +345,14 @@ class ImageDifferenceTask(Task):
                 subtracted.psfMatchingKernel,
                 templateMatched=subtracted.convolvedTemplate,
             ).correctedExposure
-        excess = getattr(subtracted, "excessVariance", None)
-        if excess is not None:
-            difference = difference.copy()
-            difference.variance.array += excess
         if self.config.doScaleDiffimVariance:
             scaled = self.scaleVariance.run(difference)
             self.metadata["scaleDiffimVarianceFactor"] = scaled.factor
             difference = scaled.scaled
+        excess = getattr(subtracted, "excessVariance", None)
+        if excess is not None:
+            difference = difference.copy()
+            difference.variance.array += excess
         return difference
 
     def _find_sources(

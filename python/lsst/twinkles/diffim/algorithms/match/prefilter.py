@@ -92,10 +92,13 @@ class PrewhiteningFilters:
         return result, result
 
 
-def transform_psfs(*psfs: PsfGrid, x: np.ndarray, y: np.ndarray, side: int) -> list[np.ndarray]:
+def transform_psfs(
+    *psfs: PsfGrid, x: np.ndarray, y: np.ndarray, side: int, dtype: type = np.float64
+) -> list[np.ndarray]:
     """Return transforms of PSFs at positions, all from stamps of one size that ``side`` holds."""
     size = min(max(psf.size for psf in psfs), side - 1 + side % 2)
-    return [transform_stamps(_taper(psf.padded(size).evaluate(x=x, y=y)), side) for psf in psfs]
+    tapered = [_taper(psf.padded(size).evaluate(x=x, y=y)) for psf in psfs]
+    return [transform_stamps(stamps.astype(dtype, copy=False), side) for stamps in tapered]
 
 
 def _taper(stamps: np.ndarray) -> np.ndarray:

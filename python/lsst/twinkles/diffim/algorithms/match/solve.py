@@ -54,7 +54,7 @@ class KernelSolution:
     flux_residual : `numpy.ndarray`, ``(N,)``
         Residual flux of each stamp over its error.
     signal_to_noise : `numpy.ndarray`, ``(N,)``
-        Of the matched profile in each stamp.
+        Of the matched profile in each stamp; 1 at least.
     condition_number : `float`
         Of the scaled normal matrix.
     n_iterations : `int`
@@ -172,7 +172,8 @@ def _stamp_residuals(
     kernel = coefficients.copy()
     kernel[:, -1] = 0.0
     norm = np.einsum("ni,nij,nj->n", kernel, system.gram, kernel)
-    root = np.sqrt(np.clip(norm, 1e-30, None))
+    # Below 1 there is no star; without the noise's share the sum may even be negative.
+    root = np.sqrt(np.clip(norm, 1.0, None))
     residual = ((system.moment - fitted) * kernel).sum(1) / root
     return chi2, residual, root
 

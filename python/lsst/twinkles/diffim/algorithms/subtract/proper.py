@@ -57,11 +57,15 @@ class ProperFilters:
         being the flux scale; 1 at zero frequency. No image is deconvolved: neither has to be the sharper one.
         A phase that both have in common is taken out, which leaves the filters compact.
         """
-        pt, ps = transform_psfs(self.psf_template, self.psf_science, x=x, y=y, side=side)
-        pt, ps = pt + _BLIND, ps + _BLIND
-        vs = self.sky_science.evaluate(x=x, y=y)[:, None, None]
-        vt = self.sky_template.evaluate(x=x, y=y)[:, None, None] * flux_scale**2
-        power = vs * (np.abs(pt) ** 2 + _FLOOR) + vt * (np.abs(ps) ** 2 + _FLOOR)
+        pt, ps = transform_psfs(self.psf_template, self.psf_science, x=x, y=y, side=side, dtype=np.float32)
+        pt += np.float32(_BLIND)
+        ps += np.float32(_BLIND)
+        vs, vt = (
+            m.evaluate(x=x, y=y)[:, None, None].astype(np.float32)
+            for m in (self.sky_science, self.sky_template)
+        )
+        vt = vt * np.float32(flux_scale**2)
+        power = vs * (_power(pt) + np.float32(_FLOOR)) + vt * (_power(ps) + np.float32(_FLOOR))
         norm = np.sqrt((vs + vt) / power)
         common = ps * np.sqrt(vt) + pt * np.sqrt(vs)
         norm = norm * np.conj(common) / np.abs(common)
@@ -90,12 +94,12 @@ class DifferenceFilters:
     def pair(self, x: np.ndarray, y: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ``a`` and ``b`` at positions, ``(N, side, side // 2 + 1)`` complex64 each."""
         template, science = self.base(x=x, y=y, side=side, flux_scale=self.flux_scale)
-        template = template * transform_stamps(self.correction(x, y), side)
-        vs = self.base.sky_science.evaluate(x=x, y=y)[:, None, None]
-        vt = self.base.sky_template.evaluate(x=x, y=y)[:, None, None]
-        total = vs + vt * self.flux_scale**2
-        white = np.sqrt(total / (vs * np.abs(science) ** 2 + vt * np.abs(template) ** 2))
-        return (science * white).astype(np.complex64), (template * white).astype(np.complex64)
+        template = template * transform_stamps(self.correction(x, y).astype(np.float32), side)
+        skies = (self.base.sky_science, self.base.sky_template)
+        vs, vt = (m.evaluate(x=x, y=y)[:, None, None].astype(np.float32) for m in skies)
+        total = vs + vt * np.float32(self.flux_scale**2)
+        white = np.sqrt(total / (vs * _power(science) + vt * _power(template)))
+        return science * white, template * white
 
     def sky_image(self, shape: tuple[int, int]) -> np.ndarray:
         """Return the variance of blank sky of the difference, ``shape`` float32."""
@@ -105,7 +109,8 @@ class DifferenceFilters:
     def psf(self, *, x: np.ndarray, y: np.ndarray, size: int, side: int) -> PsfGrid:
         """Return the PSF of the difference on a grid of columns ``x`` and rows ``y``."""
         grid_x, grid_y = (a.ravel() for a in np.meshgrid(x, y))
-        (ps,) = transform_psfs(self.base.psf_science, x=grid_x, y=grid_y, side=side)
+        # Not tapered as in the filters: the light of the wings belongs to the flux.
+        ps = transform_stamps(self.base.psf_science.padded(size).evaluate(x=grid_x, y=grid_y), side)
         stamps = stamps_from_transforms(self.pair(grid_x, grid_y, side)[0] * ps, side, size).astype(float)
         stamps /= stamps.sum(axis=(1, 2), keepdims=True)
         return PsfGrid(stamps=stamps.reshape(len(y), len(x), size, size), x=np.asarray(x), y=np.asarray(y))
@@ -118,6 +123,10 @@ class DifferenceFilters:
         rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
         ring = np.bincount(np.maximum(np.abs(rows), np.abs(cols)).ravel(), weights=np.asarray(energy).ravel())
         return int(np.searchsorted(np.cumsum(ring) / ring.sum(), 1.0 - tolerance)) + 1
+
+
+def _power(transform: np.ndarray) -> np.ndarray:
+    return transform.real**2 + transform.imag**2
 
 
 def matching_kernel(
