@@ -61,7 +61,7 @@ def stamp_star(image, x, y, flux, sigma):
 
 def make_pair_arrays():
     """Return science and template pixels of one field: 2.0 and 1.5 pixels wide stars, the changes added."""
-    common = {"shape": (300, 320), "n_stars": 64, "gain": GAIN, "read_noise": 0.0}
+    common = {"shape": (300, 320), "n_stars": 36, "gain": GAIN, "read_noise": 0.0}
     rng = np.random.default_rng(12)
     images = []
     for sigma, sky in ((2.0, 500.0), (1.5, 350.0)):
@@ -470,8 +470,15 @@ def wait_until_at_work(process, folder):
     raise AssertionError("the command did not get to work")
 
 
-def test_interrupt_and_kill(stubs, pair, tmp_path, capsys):
-    """An interrupt cleans up; after a kill the next run does."""
+def test_interrupt(stubs, pair, tmp_path, capsys):
+    options = ("--output", tmp_path / "out", "-C", stubs, "-c", "subtract.signalVisits=[7]")
+    status, _, err = run(capsys, *pair, *options)
+    assert status == 130 and "interrupted; nothing was written" in err
+    assert is_clean(tmp_path)
+
+
+@pytest.mark.slow
+def test_interrupt_of_a_process(stubs, pair, tmp_path):
     process = start(pair, tmp_path / "out", stubs)
     wait_until_at_work(process, tmp_path)
     process.send_signal(signal.SIGINT)
@@ -479,6 +486,8 @@ def test_interrupt_and_kill(stubs, pair, tmp_path, capsys):
     assert process.returncode == 130 and "interrupted; nothing was written" in err
     assert is_clean(tmp_path)
 
+
+def test_the_next_run_cleans_up_after_a_kill(stubs, pair, tmp_path, capsys):
     process = start(pair, tmp_path / "out", stubs)
     wait_until_at_work(process, tmp_path)
     process.kill()
