@@ -69,8 +69,8 @@ The same field, five exposures stacked for each night, the nights about two year
 a galaxy's core was there in the template only, and the stars have moved: each leaves a dipole of its own
 direction, as it does in the difference that SFFT makes of the same stacks. The template is the wider of
 the two, so that the science image is convolved. The pixels of these stacks are correlated, as those of
-all images that were resampled or smoothed: a whitening that takes them for white falls short, PSF fluxes
-scatter more than their errors say, and more is detected than there is.""",
+all images that were resampled or smoothed: a whitening that takes them for white falls short. PSF fluxes
+of blank sky scatter more than the variance plane says; detection and errors are scaled to that scatter.""",
     ),
 )
 

@@ -28,6 +28,8 @@ from .prior import psf_prior_system, ridge_system
 from .solve import KernelSolution, KernelSolveError, choose_spatial_order, solve_kernel
 
 _CHUNK = 128
+# Stars for each term of the spatial polynomial that make an order worth trying.
+_STARS_PER_TERM = 3
 # Least signal-to-noise ratio of a star that counts as seen in both images.
 _MIN_MATCHED_SNR = 5.0
 
@@ -174,7 +176,7 @@ def match_images(
             solution.used,
             n_basis=len(basis),
             shape=shape,
-            orders=settings.kernel_orders,
+            orders=_affordable(settings.kernel_orders, int(solution.used.sum())),
             background_order=settings.background_order,
             n_folds=settings.n_folds,
             extras=extras,
@@ -199,6 +201,13 @@ def _require_common_light(solution: KernelSolution, n_required: int) -> None:
             n_stamps=n,
             n_required=n_required,
         )
+
+
+def _affordable(orders: tuple[int, ...], n_stars: int) -> tuple[int, ...]:
+    """Return the orders for which there are enough stars, the lowest at least."""
+    n_terms = {order: (order + 1) * (order + 2) // 2 for order in orders}
+    kept = tuple(order for order in orders if _STARS_PER_TERM * n_terms[order] <= n_stars)
+    return kept or (min(orders),)
 
 
 def _flux_scale(convolved: MatchInput, target: MatchInput, candidates: KernelCandidates) -> float:
