@@ -27,13 +27,17 @@ def transform_stamps(stamps: np.ndarray, side: int, *, workers: int = 1) -> np.n
     if size > side:
         raise ValueError(f"Stamps of {size} pixels do not fit a transform of {side}; enlarge the tiles.")
     half = size // 2
-    padded = np.zeros((len(stamps), side, side), dtype=stamps.dtype)
-    padded[:, : half + 1, : half + 1] = stamps[:, half:, half:]
+    # Along x only where there are pixels: most rows of the square are empty.
+    rows = np.zeros((len(stamps), size, side), dtype=stamps.dtype)
+    rows[:, :, : half + 1] = stamps[:, :, half:]
     if half:
-        padded[:, -half:, : half + 1] = stamps[:, :half, half:]
-        padded[:, : half + 1, -half:] = stamps[:, half:, :half]
-        padded[:, -half:, -half:] = stamps[:, :half, :half]
-    return scipy.fft.rfft2(padded, workers=workers)
+        rows[:, :, -half:] = stamps[:, :, :half]
+    along_x = scipy.fft.rfft(rows, axis=-1, workers=workers)
+    square = np.zeros((len(stamps), side, along_x.shape[-1]), dtype=along_x.dtype)
+    square[:, : half + 1] = along_x[:, half:]
+    if half:
+        square[:, -half:] = along_x[:, :half]
+    return scipy.fft.fft(square, axis=1, workers=workers, overwrite_x=True)
 
 
 def stamps_from_transforms(transforms: np.ndarray, side: int, size: int) -> np.ndarray:

@@ -98,7 +98,9 @@ def transform_psfs(
     """Return transforms of PSFs at positions, all from stamps of one size that ``side`` holds."""
     size = min(max(psf.size for psf in psfs), side - 1 + side % 2)
     tapered = [_taper(psf.padded(size).evaluate(x=x, y=y)) for psf in psfs]
-    return [transform_stamps(stamps.astype(dtype, copy=False), side) for stamps in tapered]
+    # Transformed in double precision in any case: filters are ratios of values far below the largest.
+    kind = np.result_type(dtype, np.complex64)
+    return [transform_stamps(stamps, side).astype(kind, copy=False) for stamps in tapered]
 
 
 def _taper(stamps: np.ndarray) -> np.ndarray:
