@@ -50,6 +50,8 @@ class MatchInput:
         Variance per count of signal.
     psf : `PsfGrid`
         PSF in array coordinates.
+    noise_ratio : `float`
+        Scatter of neighbouring pixels over what ``sky`` claims; less than 1 where noise is correlated.
     """
 
     image: np.ndarray
@@ -57,6 +59,7 @@ class MatchInput:
     sky: NoiseMap
     photon: float
     psf: PsfGrid
+    noise_ratio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -252,7 +255,8 @@ def _star_system(
     bad = cut_stamps(convolved.bad, x, y, half) | cut_stamps(target.bad, x, y, half)
     noise = StampNoise(
         covariance=feature_covariance(basis.images(), spectrum),
-        sky=convolved.sky.evaluate(x=x, y=y),
+        # Never more than the pixels show: taking away noise that is not there makes kernels too sharp.
+        sky=convolved.sky.evaluate(x=x, y=y) * min(1.0, convolved.noise_ratio) ** 2,
         photon=convolved.photon / flux_scale,
         kernel_sum=flux_scale,
     )

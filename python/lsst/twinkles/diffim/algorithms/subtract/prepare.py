@@ -94,5 +94,7 @@ def prepare_image(
     noise = sky_variance_map(variance, bad, size=noise_cell)
     step = slice(None, None, max(1, image.shape[0] // 1024))
     photon = measure_photon_variance(flat[step], variance[step], noise.image(image.shape)[step], bad[step])
-    data = MatchInput(image=flat, bad=bad, sky=noise, photon=photon, psf=psf)
-    return PreparedImage(data=data, sky=sky, holes=holes, noise_ratio=pixel_noise_ratio(flat, noise, bad))
+    ratio = pixel_noise_ratio(flat, noise, bad)
+    known = ratio if np.isfinite(ratio) else 1.0
+    data = MatchInput(image=flat, bad=bad, sky=noise, photon=photon, psf=psf, noise_ratio=known)
+    return PreparedImage(data=data, sky=sky, holes=holes, noise_ratio=ratio)
