@@ -76,9 +76,10 @@ class AlardLuptonSubtractConfig(Config):
     renameTemplateMask = DictField[str, str](
         doc="Template planes that are copied under another name.", default={"SAT": "SAT_TEMPLATE"}
     )
-    kernelMaskFraction = RangeField[float](
-        doc="A bad pixel of the convolved image spoils those to which this share of the kernel's power goes.",
-        default=0.95,
+    kernelMaskLevel = RangeField[float](
+        doc="A bad pixel of the convolved image spoils those to which the kernel carries it with more than "
+        "this share of its peak.",
+        default=0.1,
         min=0.0,
         max=1.0,
     )
@@ -341,7 +342,7 @@ class AlardLuptonSubtractTask(Task):
         kernel, noise = result.centre_kernel, float(np.sqrt(result.noise))
         light = saturated_light(bad_pixels(exposure.mask, ["SAT"]), carrier.data.image, kernel)
         limit = self.config.saturationLimit * noise
-        by_share = partial(spread_bad, kernel=kernel, fraction=self.config.kernelMaskFraction)
+        by_share = partial(spread_bad, kernel=kernel, level=self.config.kernelMaskLevel)
         mask = merge_masks(
             exposures.science.mask,
             exposures.template.mask,

@@ -49,7 +49,7 @@ def convolve_kernel(
     )
 
 
-def spread_bad(bad: np.ndarray, kernel: np.ndarray, *, fraction: float) -> np.ndarray:
+def spread_bad(bad: np.ndarray, kernel: np.ndarray, *, level: float) -> np.ndarray:
     """Return which pixels of a convolved image bad pixels have spoilt.
 
     Parameters
@@ -58,17 +58,13 @@ def spread_bad(bad: np.ndarray, kernel: np.ndarray, *, fraction: float) -> np.nd
         Bad pixels of the image that is convolved.
     kernel : `numpy.ndarray`, ``(S, S)``
         Kernel.
-    fraction : `float`
-        Share of the kernel's sum of squares that decides: the fewest offsets that hold it.
-        Pixels reached only by what is left are hardly touched.
+    level : `float`
+        A pixel is spoilt if the kernel carries a bad one to it with more than this share of its peak.
     """
     out = bad.copy()
     if not bad.any():
         return out
-    weight = kernel.ravel() ** 2
-    order = np.argsort(-weight)
-    n = int(np.searchsorted(np.cumsum(weight[order]), fraction * weight.sum())) + 1
-    rows, cols = np.unravel_index(order[:n], kernel.shape)
+    rows, cols = np.nonzero(np.abs(kernel) > level * np.abs(kernel).max())
     half = kernel.shape[0] // 2
     spread_mask(bad, (rows - half).astype(np.int64), (cols - half).astype(np.int64), out)
     return out
