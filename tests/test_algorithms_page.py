@@ -1,0 +1,63 @@
+"""The page on the algorithms names fields that there are, with their defaults."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from lsst.twinkles.diffim.tasks.image_difference import ImageDifferenceConfig
+
+PAGE = (ROOT / "doc" / "algorithms.md").read_text()
+# Names of what tasks return and of columns.
+RESULTS = {"centroid_flag", "convolvedTemplate", "excessVariance", "matchedTemplate", "psfMatchingKernel",
+           "scoreNoise", "whitened"}  # fmt: skip
+NAMED_VALUES = {"convolveTemplate", "convolveScience"}
+
+
+def defaults():
+    """All fields of all stages by name."""
+    config = ImageDifferenceConfig()
+    parts = [config, config.getTemplate.value, config.getTemplate.value.warp.value, config.subtract.value]
+    parts += [config.subtract.value.kernel[name] for name in ("zogy", "AL")]
+    parts += [
+        getattr(config, name).value for name in ("decorrelate", "scaleVariance", "detection", "measurement")
+    ]
+    return {name: getattr(part, name) for part in parts for name in part._fields}
+
+
+DEFAULTS = defaults()
+
+
+def test_fields_that_are_named_are_there():
+    named = set(re.findall(r"`([a-z]+[A-Z]\w*)`", PAGE))
+    assert len(named) > 25
+    assert named - set(DEFAULTS) - RESULTS - NAMED_VALUES == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gridTolerance", 0.001), ("warpingKernelName", "lanczos3"), ("interpLength", 16),
+        ("significantWeight", 0.01), ("backgroundCell", 64), ("spatialBgOrder", 2),
+        ("detectionThreshold", 15.0), ("nStarPerCell", 5), ("sizeCellX", 128), ("modelError", 0.005),
+        ("psfPriorStrengths", [100.0, 0.0, 1000.0]), ("spatialKernelOrderMax", 3),
+        ("candidateChi2Max", 4.0), ("candidateFluxMax", 4.0), ("alardGaussBeta", 2.0),
+        ("alardDegGauss", [4, 2, 2]), ("kernelSizeMin", 21), ("kernelSizeMax", 35),
+        ("correctionSigmaFwhm", [0.2, 0.4, 0.8]), ("correctionDegrees", [2, 1, 0]),
+        ("correctionRidge", 100.0), ("kernelMaskLevel", 0.1), ("saturationLimit", 10.0),
+        ("rimLimit", 3.0), ("minPsfCoverage", 0.5), ("scoreNoiseTolerance", 0.05),
+        ("thresholdValue", 5.0), ("peakRadius", 2), ("growFootprint", 2), ("fitRadiusFwhm", 2.5),
+        ("maxCentroidShiftFwhm", 1.0), ("mode", "convolveTemplate"),
+    ],
+)  # fmt: skip
+def test_defaults_are_those_that_the_page_gives(name, value):
+    # A changed default: change the page too.
+    found = DEFAULTS[name]
+    assert (list(found) if isinstance(value, list) else found) == value
+
+
+def test_methods_are_the_defaults_that_the_page_gives():
+    from lsst.twinkles.diffim.tasks.twinkles_image_difference import TwinklesImageDifferenceConfig
+
+    assert ImageDifferenceConfig().subtract.value.kernel.name == "AL"
+    assert TwinklesImageDifferenceConfig().subtract.value.kernel.name == "zogy"
