@@ -30,6 +30,7 @@ _PLANE_TEXT = {
 # A pixel so many standard deviations of the sky from zero holds no light but a number that stands for
 # something else; in a Fourier transform in single precision it would drown all others.
 _MAX_SIGNAL = 1e8
+_MAX_NOISE_RATIO = 1e4  # of pixels and variance plane; crowded fields and steep skies stay far below
 _N_SAMPLE = 100_000
 
 
@@ -139,29 +140,40 @@ def mask_flaws(exposure: VisitImage) -> tuple[VisitImage, PixelFlaws]:
 
 def _find_no_light(image: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Find finite pixels of a size that no light has, ``(Ny, Nx)``, bool."""
-    step = max(1, image.size // _N_SAMPLE)
-    pixels, claimed = (a.ravel()[::step].astype(float) for a in (image, variance))
-    pixels, claimed = pixels[np.isfinite(pixels)], claimed[np.isfinite(claimed) & (claimed > 0)]
     # The larger of what the variance plane claims and what the pixels show: either may be wrong.
-    noise = [np.sqrt(np.median(claimed))] if len(claimed) else []
-    if len(pixels):
-        noise.append(1.4826 * np.median(np.abs(pixels - np.median(pixels))))
-    limit = _MAX_SIGNAL * max(noise, default=0.0)
+    limit = min(_MAX_SIGNAL * max(_measure_noise(image, variance)), float(np.finfo(image.dtype).max))
     return np.abs(image) > limit if limit > 0 else np.zeros(image.shape, dtype=bool)
 
 
+def _measure_noise(image: np.ndarray, variance: np.ndarray) -> tuple[float, float]:
+    """Return what the variance plane claims and what the pixels show of the noise; 0 where nothing does."""
+    step = max(1, image.size // _N_SAMPLE)
+    pixels, claimed = (a.ravel()[::step].astype(float) for a in (image, variance))
+    pixels, claimed = pixels[np.isfinite(pixels)], claimed[np.isfinite(claimed) & (claimed > 0)]
+    scatter = 1.4826 * np.median(np.abs(pixels - np.median(pixels))) if len(pixels) else 0.0
+    return float(np.sqrt(np.median(claimed))) if len(claimed) else 0.0, float(scatter)
+
+
 def require_good_pixels(exposure: VisitImage, role: str) -> None:
-    """Refuse an exposure none of whose pixels can be used.
+    """Refuse an exposure none of whose pixels can be used, or whose variance has nothing to do with them.
 
     Raises
     ------
     UnusableExposureError
-        If all pixels are ``NO_DATA``, ``BAD`` or saturated.
+        If all pixels are ``NO_DATA``, ``BAD`` or saturated, or scatter by more than
+        1e4 times what the variance plane claims.
     """
     if bad_pixels(exposure.mask, _UNUSABLE_PLANES).all():
         raise UnusableExposureError(
             f"All {exposure.bbox.area} pixels of the {role} exposure are masked as "
             f"{', '.join(_UNUSABLE_PLANES)}; nothing is left to subtract. Look at its mask.",
+            role=role,
+        )
+    claimed, scatter = _measure_noise(exposure.image.array, exposure.variance.array)
+    if scatter > _MAX_NOISE_RATIO * claimed:
+        raise UnusableExposureError(
+            f"The pixels of the {role} exposure scatter by {scatter:.3g}, its variance plane claims "
+            f"{claimed:.3g}: one of the two is in another unit or damaged. Mend it.",
             role=role,
         )
 
