@@ -8,7 +8,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 WORKERS = 2
-PYTEST = TWINKLES_DIFFIM_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST = TWINKLES_DIFFIM_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 SOURCES = $(wildcard python tests bench bin.src)
 
 .DEFAULT_GOAL = help

@@ -141,7 +141,7 @@ def mask_flaws(exposure: VisitImage) -> tuple[VisitImage, PixelFlaws]:
 def _find_no_light(image: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Find finite pixels of a size that no light has, ``(Ny, Nx)``, bool."""
     # The larger of what the variance plane claims and what the pixels show: either may be wrong.
-    limit = min(_MAX_SIGNAL * max(_measure_noise(image, variance)), float(np.finfo(image.dtype).max))
+    limit = min(_MAX_SIGNAL * max(_measure_noise(image, variance)), float(np.finfo(np.float32).max))
     return np.abs(image) > limit if limit > 0 else np.zeros(image.shape, dtype=bool)
 
 
