@@ -205,6 +205,17 @@ def test_psf_of_the_difference_predicts_a_transient(name):
             assert error < (1e-2 if name == "varying" else 1e-3) * flux * predicted.max()
 
 
+def test_filters_do_not_move_the_image():
+    # Stamps off their centre, as those of lopsided PSFs: only what the two do not have in common counts.
+    shift = 0.4, -0.3
+    models = (PsfGrid.constant(ellipse(SIZE, *widths, *shift)) for widths in ((1.6, 1.7), (2.2, 2.0)))
+    filters, place = make_filters(*models), np.array([100.0])
+    v, u = np.mgrid[:SIZE, :SIZE] - SIZE // 2
+    stamp = filters.psf(x=place, y=place, size=SIZE, side=2 * SIZE).stamps[0, 0]
+    assert (stamp * u).sum() == pytest.approx(shift[0], abs=0.02)
+    assert (stamp * v).sum() == pytest.approx(shift[1], abs=0.02)
+
+
 def test_psf_of_the_difference_on_a_grid():
     filters = CASES["varying"]
     x, y = np.linspace(0, SHAPE[1] - 1, 3), np.linspace(0, SHAPE[0] - 1, 2)

@@ -214,18 +214,23 @@ def saturate(exposure, x, y, level=30_000.0):
 
 
 def flawed_pair(widths, scale=1.0):
-    """A pair with holes, a bad pixel, and a star that is saturated in the sharper image."""
+    """A pair with holes, a bad pixel, a star without core, and one that the sharper image has saturated."""
     pair = make_pair(science_sigma=widths[0], template_sigma=widths[1])
     for exposure, sigma, factor in (
         (pair.science, widths[0], 1.0),
         (pair.template, widths[1], 1 / FLUX_SCALE),
     ):
-        light = factor * draw(SHAPE, [(230.0, 60.0, 8e5)], sigma)
+        light = factor * draw(SHAPE, [(230.0, 60.0, 8e5), (120.0, 245.0, 3e5)], sigma)
         exposure.image.array[...] += light
         exposure.variance.array[...] += light
     saturate(pair.template if widths[1] < widths[0] else pair.science, 230.0, 60.0)
-    for exposure, cut in ((pair.science, np.s_[100:110, 100:110]), (pair.template, np.s_[200:210, 60:80])):
-        plane = np.zeros(SHAPE, bool)
+    wider = pair.science if widths[0] > widths[1] else pair.template
+    for exposure, cut in (
+        (pair.science, np.s_[100:110, 100:110]),
+        (pair.template, np.s_[200:210, 60:80]),
+        (wider, np.s_[243:248, 118:123]),  # the core of a bright star
+    ):
+        plane = exposure.mask.get("NO_DATA").copy()
         plane[cut] = True
         exposure.mask.set("NO_DATA", plane)
         exposure.image.array[cut] = exposure.variance.array[cut] = np.nan
@@ -253,12 +258,12 @@ def test_holes_and_bad_pixels_are_masked_and_do_not_leak(flawed):
     for exposure in (result.difference, result.matchedTemplate):
         assert np.isfinite(exposure.image.array).all() and (exposure.variance.array > 0).all()
     mask, image = result.difference.mask, result.difference.image.array
-    for cut in (np.s_[100:110, 100:110], np.s_[200:210, 60:80]):
+    for cut in (np.s_[100:110, 100:110], np.s_[200:210, 60:80], np.s_[243:248, 118:123]):
         assert mask.get("NO_DATA")[cut].all() and (image[cut] == 0).all()
     assert mask.get("BAD")[150, 300] and mask.get("NO_DATA").mean() < 0.02
     pulls = image / np.sqrt(result.difference.variance.array + result.excessVariance)
     good = ~bad_pixels(mask, UNUSABLE)
-    for y, x in ((150, 300), (105, 105), (205, 70)):
+    for y, x in ((150, 300), (105, 105), (205, 70), (245, 120)):
         near = np.s_[y - 25 : y + 26, max(0, x - 25) : x + 26]
         assert np.abs(pulls[near][good[near]]).max() < 6
 
