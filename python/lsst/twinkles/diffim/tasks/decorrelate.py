@@ -39,7 +39,7 @@ class DecorrelateConfig(Config):
     )
     holeMaskPlanes = ListField[str](
         doc="Planes whose pixels are taken as 0 in the convolution and keep their value.",
-        default=["NO_DATA", "SAT", "SAT_TEMPLATE"],
+        default=["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"],
     )
     tolerance = RangeField[float](
         doc="Share of the energy of the whitening filter that may be cut.",
