@@ -1,4 +1,4 @@
-"""Inputs that are hard, each against the truth: what is there is found, with true fluxes and errors, and no more."""
+"""Hard inputs against the truth: what is there is found, with true fluxes and errors, and no more."""
 
 import astropy.units as u
 import numpy as np
@@ -143,7 +143,7 @@ def test_undersampled_and_very_wide_psfs(method, science, template):
     for exposure, sigma in ((pair.science, science), (pair.template, template)):
         exposure.psf = GaussianPointSpreadFunction(sigma, bounds=exposure.bbox, stamp_size=71)
     _, result = subtract(pair.science, pair.template, method)
-    # Samples of a PSF of 1.6 pixels FWHM are not band-limited: no convolution makes one star's of another's, and
+    # Samples of a PSF of 1.6 pixels FWHM are not band-limited: no convolution matches two of them, and
     # of the brightest (S/N up to 3000) something stays.
     undersampled = min(science, template) < 0.8
     check(
