@@ -34,15 +34,10 @@ class Planes:
     def write(self, path):
         header = self.wcs.to_header()
         header.update({"BUNIT": "electron", "FILTER": "r", "EXPTIME": 30.0})
-        mask = fits.ImageHDU(self.mask, name="MASK")
-        mask.header["MP_BAD"] = 0
-        hdus = [
-            fits.PrimaryHDU(self.image, header=header),
-            fits.ImageHDU(self.variance, name="VARIANCE"),
-            mask,
-        ]
-        if self.psf is not None:
-            hdus.append(fits.ImageHDU(self.psf, name="PSF"))
+        hdus = [fits.PrimaryHDU(self.image, header=header)]
+        for name, plane in (("VARIANCE", self.variance), ("MASK", self.mask), ("PSF", self.psf)):
+            if plane is not None:
+                hdus.append(fits.ImageHDU(plane, name=name))
         fits.HDUList(hdus).writeto(path)
         return str(path)
 
@@ -265,6 +260,31 @@ def check_difference(difference, transients):
     seen = [found[round(y), round(x)] for x, y, _ in transients if not bad[round(y), round(x)]]
     assert seen and all(seen)
     assert found.mean() < 0.05
+
+
+def test_sentinel_values_in_a_bare_image(good_pair, planes, tmp_path, capsys, method):
+    """Nothing is made from them: not the variance, not the PSF."""
+    sentinel_values(*planes)
+    for plane in planes:
+        plane.psf = plane.variance = plane.mask = None
+    status, err = run(*planes, tmp_path, capsys, method)
+    assert status == 0, err
+    difference = DifferenceImage.read(str(tmp_path / "out" / "difference.fits"))
+    assert difference.mask.get("NO_DATA")[150, 150]
+    noise = np.sqrt(np.median(difference.variance.array))
+    assert 8.0 < noise < 40.0
+
+
+def test_missing_psf_is_measured(tmp_path, capsys):
+    """With Piff's solver "cpp" this size of the equations ended the process on some machines."""
+    science, template, pair = make_planes(
+        science_sigma=2.2, template_sigma=1.6, shape=(300, 340), n_stars=30, n_transients=5
+    )
+    for plane in (science, template):
+        plane.psf = None
+    assert run(science, template, tmp_path, capsys)[0] == 0
+    difference = DifferenceImage.read(str(tmp_path / "out" / "difference.fits"))
+    check_difference(difference, pair.transients)
 
 
 # What is only hard -----------------------------------------------------------

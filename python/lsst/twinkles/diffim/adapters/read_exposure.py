@@ -41,6 +41,10 @@ _WHITE = 0.1
 # A spike is this many sigma high, and its neighbours have less than this part of what a star's would have.
 _SPIKE_SIGMA = 6.0
 _SPIKE_RATIO = 0.5
+# Pixels so many times the scatter of all from their median hold no light, but a number that stands for
+# something else and would spoil every mean.
+_MAX_SIGNAL = 1e8
+_N_SAMPLE = 100_000
 
 
 def read_exposure(
@@ -165,6 +169,18 @@ def _read_lsst_images(path: str | Path) -> VisitImage:
         ) from error
 
 
+def _no_light(image: np.ndarray) -> np.ndarray:
+    """Find finite pixels of a size that no light has, ``(Ny, Nx)``, bool."""
+    sample = image.ravel()[:: max(1, image.size // _N_SAMPLE)].astype(float)
+    sample = sample[np.isfinite(sample)]
+    scatter = 1.4826 * np.median(np.abs(sample - np.median(sample))) if len(sample) else 0.0
+    if not scatter > 0:
+        return np.zeros(image.shape, dtype=bool)
+    limit = min(_MAX_SIGNAL * scatter, float(np.finfo(np.float32).max))
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.isfinite(image) & (np.abs(image - np.float32(np.median(sample))) > limit)
+
+
 class _Builder:
     """Puts a `VisitImage` together from a plain file, noting what it makes."""
 
@@ -189,6 +205,10 @@ class _Builder:
     ) -> None:
         """Make mask and variance where the file lacks them."""
         image, header = self.plain.image, self.plain.header
+        if (no_light := _no_light(image)).any():
+            image = np.where(no_light, np.float32(np.nan), image)
+            n = np.count_nonzero(no_light)
+            self.note("markedNoLight", f"{n} pixels beyond {_MAX_SIGNAL:.0e} times the noise marked NO_DATA")
         self.planes = dict(self.plain.planes or {})
         if self.plain.planes is None:
             self.planes, note = make_mask_planes(image, header, saturation=saturation)

@@ -151,7 +151,9 @@ def _fit(samples: list[Any], *, size: int, scale: float, order: int) -> Any:
 
     if len(samples) >= _N_FOR_GRID:
         model = piff.PixelGrid(scale=scale, size=size, interp="Lanczos(11)")
-        interp = piff.BasisPolynomial(order=order, solver="cpp")
+        # The faster solver "cpp" may end the process (SIGFPE): Eigen divides by zero where it chooses the
+        # size of blocks for some sizes of matrices, seen on processors with very large caches.
+        interp = piff.BasisPolynomial(order=order, solver="scipy")
         outliers = piff.ChisqOutliers(nsigma=4.0, max_remove=0.05)
     else:
         model, interp, outliers = piff.Moffat(beta=3.0, fastfit=True), piff.Mean(), None

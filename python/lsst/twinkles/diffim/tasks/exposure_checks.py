@@ -29,7 +29,7 @@ _PLANE_TEXT = {
 }
 # A pixel so many standard deviations of the sky from zero holds no light but a number that stands for
 # something else; in a Fourier transform in single precision it would drown all others.
-_MAX_SIGNAL = 1e8
+_MAX_SIGNAL = 1e6
 _MAX_NOISE_RATIO = 1e4  # of pixels and variance plane; crowded fields and steep skies stay far below
 _N_SAMPLE = 100_000
 
@@ -109,7 +109,7 @@ def mask_flaws(exposure: VisitImage) -> tuple[VisitImage, PixelFlaws]:
     Returns
     -------
     masked : `lsst.images.VisitImage`
-        A copy in which pixels that are not finite, or beyond 1e8 times the
+        A copy in which pixels that are not finite, or beyond 1e6 times the
         noise of the sky, are NaN and ``NO_DATA``, and pixels without a
         positive, finite variance are ``BAD``, with the variance NaN; the exposure itself if there are none.
     flaws : `PixelFlaws`
