@@ -8,8 +8,9 @@ from small_pairs import FLUX_SCALE, SHAPE, away_from, draw, fingerprint, gaussia
 
 from lsst.twinkles.diffim.adapters.kernels import evaluate_kernel
 from lsst.twinkles.diffim.adapters.masks import bad_pixels
-from lsst.twinkles.diffim.adapters.psfs import sample_psf
+from lsst.twinkles.diffim.adapters.psfs import psf_from_grid, sample_psf
 from lsst.twinkles.diffim.algorithms.measure.psf_fit import measure_forced_fluxes
+from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
 from lsst.twinkles.diffim.simulation.pairs import simulate_pair
 from lsst.twinkles.diffim.tasks.decorrelate import DecorrelateTask
 from lsst.twinkles.diffim.tasks.image_difference import ImageDifferenceTask
@@ -343,3 +344,42 @@ def test_configurations_that_cannot_be(field, value, message):
     setattr(config.kernel["zogy"], field, value)
     with pytest.raises(FieldValidationError, match=message):
         config.validate()
+
+
+def spoil_psf(exposure, sigma, seed):
+    """Give an exposure a PSF as measured from few stars: of about the width, and noisy."""
+    stamp = gaussian_stamp(31, sigma) + 1e-3 * np.random.default_rng(seed).normal(size=(31, 31))
+    exposure.psf = psf_from_grid(PsfGrid.constant(stamp / stamp.sum()), exposure.bbox)
+
+
+def gaussian_stamp(size, sigma):
+    r = np.arange(size) - size // 2
+    stamp = np.exp(-(r[:, None] ** 2 + r**2) / (2 * sigma**2))
+    return stamp / stamp.sum()
+
+
+def test_poor_psf_models_fall_back_to_alard_lupton(caplog):
+    pair = make_pair(n_transients=6, seed=3)
+    spoil_psf(pair.science, WIDE, 1)
+    spoil_psf(pair.template, NARROW, 2)
+    config = ImageDifferenceTask.ConfigClass()
+    config.subtract.kernel.name = "zogy"
+    task = ImageDifferenceTask(config=config)
+    result = task.run(pair.science, pair.template)
+    assert task.subtract.metadata["subtractMethod"] == "AL"
+    assert "maxStarChi2" in caplog.text
+    x, y = (np.asarray(result.diaSources[name], float) for name in ("x", "y"))
+    near = [np.hypot(x - tx, y - ty).min() for tx, ty, _ in pair.transients]
+    assert max(near) < 1.5
+    assert len(x) <= len(near) + 2
+    # With the limit out of reach it does what it was told, and the stars stay.
+    config = ImageDifferenceTask.ConfigClass()
+    config.subtract.kernel.name = "zogy"
+    config.subtract.kernel["zogy"].maxStarChi2 = 1e9
+    stubborn = ImageDifferenceTask(config=config)
+    assert len(stubborn.run(pair.science, pair.template).diaSources) > len(x) + 5
+    assert stubborn.subtract.metadata["subtractMethod"] == "zogy"
+
+
+def test_good_psf_models_are_trusted(sky):
+    assert sky["task"].metadata["subtractMethod"] == "zogy"

@@ -33,6 +33,8 @@ class AlardLuptonEngine:
         Configuration.
     """
 
+    name = "AL"
+
     def __init__(self, config: AlardLuptonKernelConfig) -> None:
         self._config = config
 

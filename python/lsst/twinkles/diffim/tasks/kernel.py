@@ -141,6 +141,12 @@ class ZogyKernelConfig(KernelFitConfig):
         default=100.0,
         min=0.0,
     )
+    maxStarChi2 = RangeField[float](
+        doc="If the brighter half of the stars fits with a larger median chi square a pixel, the PSF models "
+        "are not good enough for this method, and AL is used instead, with a warning.",
+        default=1.15,
+        min=0.0,
+    )
     correctionSize = RangeField[int](doc="Side of the correction in pixels; odd.", default=21, min=5)
     matchedKernelSize = RangeField[int](
         doc="Side in pixels of the kernel that makes the matched template; odd.", default=31, min=5

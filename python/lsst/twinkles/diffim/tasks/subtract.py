@@ -169,17 +169,15 @@ class AlardLuptonSubtractTask(Task):
             An image has no usable pixel.
         """
         exposures = self._prepare_pair(science, template)
-        engine = _ENGINES[self.config.kernel.name](self.config.kernel.active)
-        roles = engine.choose_roles(exposures, self.config.mode)
+        candidates = self._find_candidates(exposures, sources)
+        engine, roles, match = self._choose_match(exposures, candidates)
         self.log.info(
             "PSF of science %.2f and template %.2f pixels FWHM; method %s, %s convolved.",
             exposures.fwhm_science,
             exposures.fwhm_template,
-            self.config.kernel.name,
+            engine.name,
             "template" if roles.template_convolved else "science",
         )
-        candidates = self._find_candidates(exposures, sources)
-        match = self._match(engine, exposures, roles, candidates)
         result = engine.subtract(exposures, roles, match, cell=self.config.backgroundCell)
         images = self._assemble(exposures, result)
         self.metadata["convolvedExposure"] = "Template" if result.template_convolved else "Science"
@@ -190,6 +188,30 @@ class AlardLuptonSubtractTask(Task):
             whitened=result.whitened,
             **images.getDict(),
         )
+
+    def _choose_match(
+        self, exposures: Exposures, candidates: KernelCandidates
+    ) -> tuple[AlardLuptonEngine | ZogyEngine, Roles, MatchResult]:
+        """Fit with the configured method, or with AL if the PSF models are not good enough for zogy."""
+        config = self.config.kernel.active
+        engine = _ENGINES[self.config.kernel.name](config)
+        roles = engine.choose_roles(exposures, self.config.mode)
+        match = self._match(engine, exposures, roles, candidates)
+        limit = getattr(config, "maxStarChi2", None)
+        if limit is not None and (chi2 := _bright_chi2(match)) > limit:
+            self.log.warning(
+                "The PSF models leave residuals at the stars (chi square %.2f a pixel, maxStarChi2=%.2f): "
+                "the difference is made with an Alard-Lupton kernel instead (kernel.name='AL').",
+                chi2,
+                limit,
+            )
+            fallback = self.config.kernel["AL"].copy()
+            fallback.spatialBgOrder = config.spatialBgOrder
+            engine = AlardLuptonEngine(fallback)
+            roles = engine.choose_roles(exposures, "auto")
+            match = self._match(engine, exposures, roles, candidates)
+        self.metadata["subtractMethod"] = engine.name
+        return engine, roles, match
 
     def _prepare_pair(self, science: VisitImage, template: VisitImage) -> Exposures:
         own, other = self._prepare(science, "science"), self._prepare(template, "template")
@@ -402,6 +424,14 @@ def _as_candidates(sources: Table, science: VisitImage, image: np.ndarray) -> Ke
     x, y = x[inside], y[inside]
     flux = sum(image[y + j, x + i] for j in (-1, 0, 1) for i in (-1, 0, 1))
     return KernelCandidates(x=x, y=y, flux=np.asarray(flux, float).reshape(x.shape))
+
+
+def _bright_chi2(match: MatchResult) -> float:
+    """Return the median reduced chi square of the brighter half of the stars that were used."""
+    solution = match.solution
+    signal = solution.signal_to_noise
+    bright = solution.used & (signal >= np.median(signal[solution.used]))
+    return float(np.median(solution.chi2[bright]))
 
 
 def _make_source_table(match: MatchResult, science: VisitImage) -> Table:

@@ -92,6 +92,8 @@ class ZogyEngine:
     the metric of the white difference, so that no image is deconvolved and errors of the models do not stay.
     """
 
+    name = "zogy"
+
     def __init__(self, config: ZogyKernelConfig) -> None:
         self._config = config
 
