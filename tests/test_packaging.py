@@ -87,7 +87,8 @@ def test_every_module_imports_without_the_compiled_stack():
 
 def test_versions_agree():
     version = PROJECT["version"]
-    if not (ROOT / "python/lsst/twinkles/diffim/version.py").exists():  # scons writes one, after git's revision
+    # A tree that scons has built has a version of its own, after git's revision.
+    if not (ROOT / "python/lsst/twinkles/diffim/version.py").exists():
         assert importlib.metadata.version("lsst-twinkles-diffim") == version
     latest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1]
     assert latest == version
