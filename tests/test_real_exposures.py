@@ -17,7 +17,7 @@ PAIRS = {
         "properimage_eso085/aligned_eso085-030-004.fit",
         30,
     ),
-    "decam": ("sfft_decam/Stack-DEC-OBS18.fits", "sfft_decam/Stack-DEC-OBS04.fits", 80),
+    "decam": ("sfft_decam/Stack-DEC-OBS18.fits", "sfft_decam/Stack-DEC-OBS04.fits", 20),
 }
 
 
