@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("stamps_from_transforms", "transform_stamps")
+__all__ = ("half_plane_weights", "measure_extent", "stamps_from_transforms", "transform_stamps")
 
 import numpy as np
 import scipy.fft
@@ -45,3 +45,20 @@ def stamps_from_transforms(transforms: np.ndarray, side: int, size: int) -> np.n
     half = size // 2
     images = scipy.fft.irfft2(transforms, s=(side, side))
     return np.roll(images, (half, half), axis=(-2, -1))[:, :size, :size]
+
+
+def half_plane_weights(side: int) -> np.ndarray:
+    """Return how many frequencies each column of an ``rfft2`` of ``side`` stands for."""
+    weights = np.full(side // 2 + 1, 2.0)
+    weights[0] = 1.0
+    if side % 2 == 0:
+        weights[-1] = 1.0
+    return weights
+
+
+def measure_extent(energy: np.ndarray, tolerance: float) -> int:
+    """Return the half side of the centred square that holds all but a share of an odd image."""
+    half = energy.shape[0] // 2
+    rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
+    ring = np.bincount(np.maximum(np.abs(rows), np.abs(cols)).ravel(), weights=energy.ravel())
+    return int(np.searchsorted(np.cumsum(ring) / ring.sum(), 1.0 - tolerance)) + 1

@@ -21,6 +21,7 @@ from astropy.table import Table, vstack
 from scipy import fft
 
 from ..adapters.psfs import sample_psf
+from ..algorithms.fourier import half_plane_weights
 
 if TYPE_CHECKING:
     from lsst.images import VisitImage
@@ -57,9 +58,7 @@ def optimal_flux_error(
     """
     science = np.abs(fft.rfft2(psf_science, (_TRANSFORM_SIZE,) * 2)) ** 2
     template = np.abs(fft.rfft2(psf_template, (_TRANSFORM_SIZE,) * 2)) ** 2
-    # The half plane of a real transform: all columns but the first and last stand for two.
-    weight = np.full(science.shape[1], 2.0)
-    weight[[0, -1]] = 1.0
+    weight = half_plane_weights(_TRANSFORM_SIZE)
     # The result depends on the ratio of the variances but for a factor.
     ratio = np.linspace(-4, 4, 81)
     scale = 10 ** ratio[:, None, None]

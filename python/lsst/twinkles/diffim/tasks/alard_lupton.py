@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ("AlardLuptonEngine",)
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from ..algorithms.decorrelate.whiten import propagate_variance
 from ..algorithms.fourier import transform_stamps
 from ..algorithms.match.candidates import KernelCandidates
 from ..algorithms.match.match import MatchResult, match_images
-from ..algorithms.match.solve import KernelSolution
 from ..algorithms.spatial import chebyshev_image
 from ..algorithms.subtract.matched import convolve_kernel, refine_background
 from ..algorithms.threads import get_num_threads
@@ -76,7 +74,7 @@ class AlardLuptonEngine:
     def subtract(self, exposures: Exposures, roles: Roles, match: MatchResult, *, cell: int) -> Subtraction:
         """Convolve, subtract, take away what is left of the background, propagate the variance."""
         solution, target = match.solution, roles.target.data.image
-        kernel = partial(_evaluate, solution)
+        kernel = solution.kernel_at
         matched = convolve_kernel(
             roles.convolved.data.image,
             kernel,
@@ -111,7 +109,7 @@ class AlardLuptonEngine:
             matched_psf=psf,
             background_terms=terms,
             kernel_model=kernel_from_solution(solution, exposures.science.bbox),
-            centre_kernel=_evaluate(solution, np.array([shape[1] / 2]), np.array([shape[0] / 2]))[0],
+            centre_kernel=solution.kernel_at(np.array([shape[1] / 2]), np.array([shape[0] / 2]))[0],
             noise=noise,
             template_convolved=roles.template_convolved,
             whitened=False,
@@ -141,7 +139,3 @@ class AlardLuptonEngine:
         )
         own = roles.target.data.sky.image(shape) + measure_excess(target, roles.target)
         return own, carried, sky.median + roles.target.data.sky.median
-
-
-def _evaluate(solution: KernelSolution, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return solution.evaluate(x=x, y=y)

@@ -17,7 +17,7 @@ from lsst.utils.timer import timeMethod
 from ..adapters.kernels import evaluate_kernel
 from ..adapters.masks import bad_pixels
 from ..adapters.psfs import psf_fwhm, sample_psf
-from ..algorithms.fourier import transform_stamps
+from ..algorithms.fourier import half_plane_weights, transform_stamps
 from ..algorithms.measure.psf_fit import ForcedFluxes, PsfFits, fit_point_sources, measure_forced_fluxes
 from ..algorithms.noise import fit_sky
 from ..algorithms.psf_grid import PsfGrid
@@ -182,11 +182,7 @@ def _correlation_factor(kernel: Any, difference: DifferenceImage, psf: PsfGrid) 
     side = 2 * max(image.shape[-1], psf.size)
     p = np.abs(transform_stamps(psf.mean()[None], side)) ** 2
     k = np.abs(transform_stamps(image, side)) ** 2
-    # Columns of the half plane stand for two, except the first and the last.
-    weight = np.full(p.shape[-1], 2.0)
-    weight[0] = 1.0
-    if side % 2 == 0:
-        weight[-1] = 1.0
+    weight = half_plane_weights(side)
 
     def total(power: np.ndarray) -> float:
         return float((power * weight).sum())

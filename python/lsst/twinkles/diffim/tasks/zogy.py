@@ -17,7 +17,6 @@ from ..algorithms.convolve import convolve_varying, make_tile_grid
 from ..algorithms.decorrelate.whiten import propagate_variance
 from ..algorithms.match.candidates import KernelCandidates
 from ..algorithms.match.match import MatchResult, match_images
-from ..algorithms.match.solve import KernelSolution
 from ..algorithms.noise import NoiseMap
 from ..algorithms.spatial import chebyshev_image, chebyshev_terms
 from ..algorithms.subtract.matched import convolve_kernel, refine_background, saturated_light
@@ -141,7 +140,7 @@ class ZogyEngine:
         solution, shape, order = match.solution, science.image.shape, match.solution.background_order
         filters = DifferenceFilters(
             base=_proper_filters(roles),
-            correction=partial(_evaluate, solution),
+            correction=solution.kernel_at,
             flux_scale=solution.kernel_sum,
         )
         background = chebyshev_image(solution.background_terms, shape=shape, order=order)
@@ -244,10 +243,6 @@ class ZogyEngine:
 def _proper_filters(roles: Roles) -> ProperFilters:
     template, science = roles.convolved.data, roles.target.data
     return ProperFilters(template.psf, science.psf, template.sky, science.sky)
-
-
-def _evaluate(solution: KernelSolution, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return solution.evaluate(x=x, y=y)
 
 
 def _combine(

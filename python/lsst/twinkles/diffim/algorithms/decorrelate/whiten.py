@@ -12,7 +12,7 @@ import scipy.ndimage
 
 from ..convolve import TileGrid, convolve_varying, make_tile_grid
 from ..convolve_coarse import convolve_coarse
-from ..fourier import stamps_from_transforms, transform_stamps
+from ..fourier import measure_extent, stamps_from_transforms, transform_stamps
 from ..noise import MAD_TO_SIGMA, NoiseMap
 from ..psf_grid import PsfGrid
 
@@ -77,11 +77,8 @@ class Whitener:
 
     def extent(self, *, x: float, y: float, tolerance: float, side: int = 256) -> int:
         """Return the half side that holds all but ``tolerance`` of the filter's energy."""
-        stamp = self.stamps(x=np.array([x]), y=np.array([y]), size=side - 1, side=side)[0] ** 2
-        half = stamp.shape[0] // 2
-        rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
-        ring = np.bincount(np.maximum(np.abs(rows), np.abs(cols)).ravel(), weights=stamp.ravel())
-        return int(np.searchsorted(np.cumsum(ring) / ring.sum(), 1.0 - tolerance)) + 1
+        stamp = self.stamps(x=np.array([x]), y=np.array([y]), size=side - 1, side=side)[0]
+        return measure_extent(stamp**2, tolerance)
 
     def apply_to_psf(
         self, psf: PsfGrid, *, x: np.ndarray, y: np.ndarray, size: int, side: int = 128

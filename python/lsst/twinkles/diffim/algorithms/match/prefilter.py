@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 import scipy.fft
 
-from ..fourier import transform_stamps
+from ..fourier import half_plane_weights, transform_stamps
 from ..noise import NoiseMap
 from ..psf_grid import PsfGrid
 
@@ -146,21 +146,13 @@ def feature_covariance(images: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
     """
     side = spectrum.shape[0]
     transforms = transform_stamps(images, side)
-    weight = np.full(spectrum.shape[1], 2.0)
-    weight[0] = 1.0
-    if side % 2 == 0:
-        weight[-1] = 1.0
-    scaled = (transforms * np.sqrt(spectrum * weight)).reshape(len(images), -1) / side
+    scaled = (transforms * np.sqrt(spectrum * half_plane_weights(side))).reshape(len(images), -1) / side
     return (scaled @ scaled.conj().T).real
 
 
 def filter_power(transforms: np.ndarray, side: int) -> np.ndarray:
     """Return the sums of squares of filters given by their transforms, ``(N,)``."""
-    weight = np.full(transforms.shape[-1], 2.0)
-    weight[0] = 1.0
-    if side % 2 == 0:
-        weight[-1] = 1.0
-    return (np.abs(transforms) ** 2 @ weight).sum(axis=-1) / side**2
+    return (np.abs(transforms) ** 2 @ half_plane_weights(side)).sum(axis=-1) / side**2
 
 
 def cut_stamps(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:

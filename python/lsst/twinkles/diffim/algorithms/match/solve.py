@@ -83,6 +83,10 @@ class KernelSolution:
         """Return the kernel image of each spatial term, ``(n_terms, size, size)``."""
         return np.tensordot(self.kernel_terms.T, self.basis.images(), axes=1)
 
+    def kernel_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the same as `evaluate`, in the form that convolutions ask for."""
+        return self.evaluate(x=x, y=y)
+
     def evaluate(self, *, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return kernel images at positions, ``(N, size, size)``, float64."""
         terms = chebyshev_terms(x=x, y=y, shape=self.shape, order=self.kernel_order)

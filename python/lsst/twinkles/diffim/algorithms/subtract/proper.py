@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..fourier import stamps_from_transforms, transform_stamps
+from ..fourier import measure_extent, stamps_from_transforms, transform_stamps
 from ..match.prefilter import transform_psfs
 from ..noise import NoiseMap
 from ..psf_grid import PsfGrid
@@ -117,12 +117,9 @@ class DifferenceFilters:
 
     def extent(self, *, x: float, y: float, tolerance: float, side: int = 256) -> int:
         """Return the half side that holds all but ``tolerance`` of the energy of both filters."""
-        half = side // 2 - 1
         pair = self.pair(np.array([x]), np.array([y]), side)
         energy = sum(stamps_from_transforms(p, side, side - 1)[0] ** 2 for p in pair)
-        rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
-        ring = np.bincount(np.maximum(np.abs(rows), np.abs(cols)).ravel(), weights=np.asarray(energy).ravel())
-        return int(np.searchsorted(np.cumsum(ring) / ring.sum(), 1.0 - tolerance)) + 1
+        return measure_extent(np.asarray(energy), tolerance)
 
 
 def _power(transform: np.ndarray) -> np.ndarray:
