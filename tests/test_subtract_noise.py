@@ -195,7 +195,8 @@ def test_prepared_image_is_flat_whole_and_the_input_untouched():
         variance,
         bad=bad,
         holes=holes,
-        psf=PsfGrid.constant(np.ones((1, 1))),
+        saturated=bad & ~holes,
+        psf=PsfGrid.constant(np.ones((3, 3)) / 9),
         sky_cell=64,
         sky_order=1,
         noise_cell=256,
@@ -208,7 +209,9 @@ def test_prepared_image_is_flat_whole_and_the_input_untouched():
     np.testing.assert_allclose(
         flat[50, 60:63], (1 - weights) * flat[50, 59] + weights * flat[50, 63], rtol=1e-4
     )
-    assert flat[200, 200] > 50_000  # saturated, not a hole: keeps its light
+    assert abs(flat[200, 200]) < 50  # saturated, but no star: interpolated
+    assert (prepared.saturation.rows, prepared.saturation.cols) == ([200], [200])
+    assert prepared.interpolated.sum() == 3 and prepared.interpolated[50, 60:63].all()
     assert prepared.noise_ratio == pytest.approx(1.0, abs=0.02)
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(variance, before[1])

@@ -10,7 +10,6 @@ from lsst.twinkles.diffim.algorithms.decorrelate.whiten import propagate_varianc
 from lsst.twinkles.diffim.algorithms.noise import NoiseMap
 from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
 from lsst.twinkles.diffim.algorithms.spatial import chebyshev_terms
-from lsst.twinkles.diffim.algorithms.subtract.matched import saturated_light
 from lsst.twinkles.diffim.algorithms.subtract.proper import (
     DifferenceFilters,
     ProperFilters,
@@ -338,29 +337,3 @@ def test_without_sources_the_variance_is_that_of_the_sky():
     variance = propagate_variance(none, none, filters=CASES["equal"].pair, sky=sky, workers=1, side=200)
     np.testing.assert_allclose(variance, sky, rtol=1e-6)
     assert variance.dtype == np.float32
-
-
-def test_light_of_saturated_pixels():
-    kernel = ellipse(9, 1.5, 1.0)
-    kernel[0, 4] = -0.1  # errors do not cancel
-    image = np.full((40, 50), 3.0)
-    image[20, 30], image[21, 30], image[5, 5] = 1e4, 5e3, -1e4
-    saturated = np.zeros(image.shape, bool)
-    saturated[20:22, 30] = saturated[5, 5] = True
-    light = saturated_light(saturated, image, kernel)
-    expected = np.zeros(image.shape)
-    expected[16:25, 26:35] += 1e4 * np.abs(kernel)
-    expected[17:26, 26:35] += 5e3 * np.abs(kernel)
-    np.testing.assert_allclose(light, expected, rtol=1e-5, atol=1e-3)
-    assert light.dtype == np.float32
-
-
-def test_light_of_saturated_pixels_at_the_rim_and_of_none():
-    kernel = np.full((3, 3), 0.1)
-    image = np.full((6, 7), 10.0)
-    corner = np.zeros(image.shape, bool)
-    corner[0, 0] = True
-    light = saturated_light(corner, image, kernel)
-    np.testing.assert_allclose(light[:2, :2], 1.0)
-    assert np.count_nonzero(light) == 4
-    assert not saturated_light(np.zeros(image.shape, bool), image, kernel).any()

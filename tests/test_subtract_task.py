@@ -339,8 +339,9 @@ def test_masks_of_both_images():
     # Saturation keeps its origin.
     assert mask.get("SATURATED")[50, 250] and not mask.get("SATURATED")[250, 250]
     template_light = mask.get("SAT_TEMPLATE")
-    assert template_light[250, 250] and template_light[248:253, 248:253].all() and not template_light[50, 250]
-    assert mask.get("BAD")[150, 300] and mask.get("BAD")[150, 301]
+    # A lone pixel is neither a star nor a hole that one could hide in: interpolated, it spoils nothing else.
+    assert template_light[250, 250] and template_light.sum() == 1
+    assert mask.get("BAD")[150, 300] and mask.get("BAD").sum() == 1
     assert mask.get("COSMIC_RAY")[20, 20] and mask.get("COSMIC_RAY").sum() == 1
     # A masked pixel of -1e5 has not leaked.
     pulls = image / np.sqrt(result.difference.variance.array)
@@ -354,7 +355,7 @@ def test_masks_when_the_science_image_is_convolved():
     for cut in holes.values():
         assert mask.get("NO_DATA")[cut].all() and (image[cut] == 0).all()
     assert mask.get("NO_DATA")[100:110, 99].all()
-    assert mask.get("SATURATED")[50, 250] and mask.get("SATURATED")[49:52, 249:252].all()
+    assert mask.get("SATURATED")[50, 250] and mask.get("SATURATED").sum() == 1
     assert mask.get("SAT_TEMPLATE").sum() == 1
     assert np.isfinite(image).all()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("fill_rows", "scatter_kernel", "spread_mask")
+__all__ = ("fill_rows", "fill_trails", "scatter_kernel", "spread_mask")
 
 from numba import prange
 
@@ -32,6 +32,37 @@ def fill_rows(image, bad, longest, other):  # type: ignore[no-untyped-def]
                     image[y, k] = (1.0 - w) * image[y, start - 1] + w * image[y, x]
                 else:
                     image[y, k] = other
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def fill_trails(image, saturated, profile, longest, filled):  # type: ignore[no-untyped-def]
+    """Interpolate linearly over saturated runs along x that are bleed trails, in place.
+
+    A run is a trail if both its neighbours are fainter than half of what a star in its middle would be:
+    ``profile`` holds the PSF over its peak by the distance in pixels. Runs longer than
+    ``longest``, and those that reach the rim, are left alone. ``filled`` is set where pixels were replaced.
+    """
+    ny, nx = image.shape
+    for y in prange(ny):
+        x = 0
+        while x < nx:
+            if not saturated[y, x]:
+                x += 1
+                continue
+            start = x
+            highest = image[y, x]
+            while x < nx and saturated[y, x]:
+                highest = max(highest, image[y, x])
+                x += 1
+            if start == 0 or x == nx or x - start > longest:
+                continue
+            distance = min((x - start) // 2 + 1, len(profile) - 1)
+            left, right = image[y, start - 1], image[y, x]
+            if max(left, right) < 0.5 * profile[distance] * highest:
+                for k in range(start, x):
+                    w = (k - start + 1) / (x - start + 1)
+                    image[y, k] = (1.0 - w) * left + w * right
+                    filled[y, k] = True
 
 
 @njit(cache=True, parallel=True, nogil=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ("AlardLuptonSubtractConfig", "AlardLuptonSubtractTask")
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +19,7 @@ from ..algorithms.match.candidates import KernelCandidates, find_candidates, sel
 from ..algorithms.match.match import MatchResult
 from ..algorithms.match.solve import KernelSolveError
 from ..algorithms.spatial import chebyshev_coefficients, chebyshev_image
-from ..algorithms.subtract.matched import (
-    rim_error,
-    saturated_light,
-    spread_bad,
-)
+from ..algorithms.subtract.matched import rim_error, spread_bad
 from ..algorithms.subtract.prepare import PreparedImage, prepare_image
 from .alard_lupton import AlardLuptonEngine
 from .difference_image import make_difference_image, make_matched_image, merge_masks
@@ -77,15 +72,16 @@ class AlardLuptonSubtractConfig(Config):
         doc="Template planes that are copied under another name.", default={"SAT": "SAT_TEMPLATE"}
     )
     kernelMaskLevel = RangeField[float](
-        doc="A bad pixel of the convolved image spoils those to which the kernel carries it with more than "
-        "this share of its peak.",
+        doc="A hole of the convolved image that could hide a star spoils the pixels to which the kernel "
+        "carries it with more than this share of its peak.",
         default=0.1,
         min=0.0,
         max=1.0,
     )
     saturationLimit = RangeField[float](
-        doc="A pixel to which the convolution carries more than this of the light of saturated pixels, in "
-        "standard deviations of the noise, is masked like them; less is added to the variance.",
+        doc="A pixel to which the convolution carries more than this of what saturated and interpolated "
+        "pixels may be wrong by, in standard deviations of the noise, is masked like them; less is added to "
+        "the variance.",
         default=10.0,
         min=0.0,
     )
@@ -231,6 +227,7 @@ class AlardLuptonSubtractTask(Task):
                 variance,
                 bad=bad,
                 holes=holes,
+                saturated=bad_pixels(exposure.mask, ["SAT"]),
                 psf=sample_psf(exposure.psf, exposure.bbox),
                 sky_cell=self.config.backgroundCell,
                 sky_order=self.config.kernel.active.spatialBgOrder,
@@ -360,26 +357,36 @@ class AlardLuptonSubtractTask(Task):
     def _make_mask(self, exposures: Exposures, result: Subtraction) -> tuple[Mask, np.ndarray]:
         """Merge the masks, with what the convolution does to them; return the light in doubt, too."""
         carrier = exposures.prepared_template if result.template_convolved else exposures.prepared_science
-        exposure = exposures.template if result.template_convolved else exposures.science
         kernel, noise = result.centre_kernel, float(np.sqrt(result.noise))
-        light = saturated_light(bad_pixels(exposure.mask, ["SAT"]), carrier.data.image, kernel)
-        limit = self.config.saturationLimit * noise
-        by_share = partial(spread_bad, kernel=kernel, level=self.config.kernelMaskLevel)
+        limit, level = self.config.saturationLimit * noise, self.config.kernelMaskLevel
+        saturation, interpolation = (
+            doubt.carried(kernel, result.difference.shape)
+            for doubt in (carrier.saturation, carrier.interpolation)
+        )
+
+        def by_share(plane: np.ndarray) -> np.ndarray:
+            return plane | spread_bad(plane & ~carrier.interpolated, kernel, level=level)
+
         mask = merge_masks(
             exposures.science.mask,
             exposures.template.mask,
             preserve=self.config.preserveTemplateMask,
             rename=self.config.renameTemplateMask,
-            spread={"BAD": by_share, "NO_DATA": by_share, "SATURATED": lambda plane: plane | (light > limit)},
+            spread={
+                "BAD": by_share,
+                "NO_DATA": by_share,
+                "SATURATED": lambda plane: plane | (saturation > limit),
+            },
             template_convolved=result.template_convolved,
         )
+        mask.set("BAD", mask.get("BAD") | (interpolation > limit))
         not_finite = ~np.isfinite(exposures.science.image.array) | ~np.isfinite(
             exposures.template.image.array
         )
         mask.set("NO_DATA", mask.get("NO_DATA") | not_finite)
         error = rim_error(carrier.data.image, kernel)
         mask.set("DETECTION_EDGE", mask.get("DETECTION_EDGE") | (error > self.config.rimLimit * noise))
-        return mask, light
+        return mask, saturation + interpolation
 
     def _record(self, exposures: Exposures, roles: Roles, match: MatchResult, difference: Any) -> None:
         """Put figures of quality into the metadata."""

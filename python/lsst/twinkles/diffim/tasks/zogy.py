@@ -19,7 +19,7 @@ from ..algorithms.match.candidates import KernelCandidates
 from ..algorithms.match.match import MatchResult, match_images
 from ..algorithms.noise import NoiseMap
 from ..algorithms.spatial import chebyshev_image, chebyshev_terms
-from ..algorithms.subtract.matched import convolve_kernel, refine_background, saturated_light
+from ..algorithms.subtract.matched import convolve_kernel, refine_background
 from ..algorithms.subtract.prepare import PreparedImage
 from ..algorithms.subtract.proper import (
     DifferenceFilters,
@@ -215,9 +215,7 @@ class ZogyEngine:
     def _difference(self, filters: DifferenceFilters, direct: _DirectMatch) -> np.ndarray:
         """Convolve and subtract, without letting bad pixels spread."""
         ny, nx = direct.predicted.shape
-        light = saturated_light(
-            direct.source.data.bad & ~direct.source.holes, direct.source_image, direct.centre
-        )
+        light = direct.source.saturation.carried(direct.centre, (ny, nx))
         spoilt = direct.goal.data.bad | (light > 3.0 * float(np.sqrt(direct.pixel_noise)))
         # Where one of the two tells nothing, the wider image is taken to be what the sharper one predicts.
         filled = np.where(spoilt, direct.predicted, direct.goal_image)

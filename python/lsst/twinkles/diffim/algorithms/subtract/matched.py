@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("convolve_kernel", "refine_background", "rim_error", "saturated_light", "spread_bad")
+__all__ = ("convolve_kernel", "refine_background", "rim_error", "spread_bad")
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 from ..convolve import convolve_varying, make_tile_grid
-from ..fill_nb import scatter_kernel, spread_mask
+from ..fill_nb import spread_mask
 from ..fourier import transform_stamps
 from ..noise import cell_statistics, fit_cells
 
@@ -68,30 +68,6 @@ def spread_bad(bad: np.ndarray, kernel: np.ndarray, *, level: float) -> np.ndarr
     half = kernel.shape[0] // 2
     spread_mask(bad, (rows - half).astype(np.int64), (cols - half).astype(np.int64), out)
     return out
-
-
-def saturated_light(saturated: np.ndarray, image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Return how much of a convolved image is in doubt because of saturated pixels.
-
-    Parameters
-    ----------
-    saturated : `numpy.ndarray`, ``(Ny, Nx)``, bool
-        Saturated pixels of the image that is convolved.
-    image : `numpy.ndarray`, ``(Ny, Nx)``
-        That image, sky-subtracted. A saturated pixel is taken to be wrong by as much as it has.
-    kernel : `numpy.ndarray`, ``(S, S)``
-        Kernel.
-
-    Returns
-    -------
-    error : `numpy.ndarray`, ``(Ny, Nx)``, float32
-        What the kernel carries of these errors to each pixel.
-    """
-    rows, cols = np.nonzero(saturated)
-    error = np.zeros(image.shape, dtype=np.float32)
-    values = np.maximum(image[rows, cols], 0.0).astype(np.float32)
-    scatter_kernel(rows, cols, values, np.abs(kernel).astype(np.float32), error)
-    return error
 
 
 def rim_error(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:

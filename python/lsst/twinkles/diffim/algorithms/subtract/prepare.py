@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ("PreparedImage", "fill_holes", "prepare_image")
+__all__ = ("PreparedImage", "doubt_interpolation", "fill_bleed_trails", "fill_holes", "prepare_image")
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..fill_nb import fill_rows
+from ..fill_nb import fill_rows, fill_trails
 from ..match.match import MatchInput
 from ..noise import fit_sky, measure_photon_variance, pixel_noise_ratio, sky_variance_map
 from ..psf_grid import PsfGrid
 from ..spatial import chebyshev_image
+from .doubt import Doubt
 
 _LONGEST_RUN = 12
+# Longest run behind which no star can hide from its neighbours.
+_TRUSTED_RUN = 3
+# Widest bleed trail that is interpolated, and the share of what it then holds that may be wrong.
+_WIDEST_TRAIL = 24
+_TRAIL_ERROR = 0.2
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,10 @@ class PreparedImage:
         Chebyshev coefficients of the sky that was subtracted.
     holes : `numpy.ndarray`, ``(Ny, Nx)``, bool
         Pixels without a value of their own.
+    interpolated : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Holes so narrow that no star can hide in them.
+    saturation, interpolation : `Doubt`
+        What saturated pixels, and interpolated holes, may be wrong by.
     noise_ratio : `float`
         Scatter of neighbouring pixels over what the variance plane claims; NaN if unknown.
     """
@@ -36,6 +46,9 @@ class PreparedImage:
     data: MatchInput
     sky: np.ndarray
     holes: np.ndarray
+    interpolated: np.ndarray
+    saturation: Doubt
+    interpolation: Doubt
     noise_ratio: float
 
 
@@ -50,12 +63,84 @@ def fill_holes(image: np.ndarray, holes: np.ndarray) -> np.ndarray:
     return filled
 
 
+def doubt_interpolation(image: np.ndarray, holes: np.ndarray, sigma: float) -> tuple[np.ndarray, Doubt]:
+    """Return which holes are so narrow that their interpolation can be trusted, and what it may be wrong by.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, ``(Ny, Nx)``
+        Filled image (see `fill_holes`).
+    holes : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Pixels that were filled.
+    sigma : `float`
+        Noise of a pixel.
+
+    Notes
+    -----
+    The error of a linear interpolation shows in how far the next pixels beyond the run's neighbours are off
+    the straight line; three sigma of it are put down to noise.
+    """
+    mark = np.pad(holes.astype(np.int8), ((0, 0), (1, 1)))
+    edge = np.diff(mark, axis=1)
+    rows, first = np.nonzero(edge == 1)
+    last = np.nonzero(edge == -1)[1] - 1
+    nx = holes.shape[1]
+    inside = (first > 0) & (last < nx - 1) & (last - first < _TRUSTED_RUN)
+    rows, first, last = rows[inside], first[inside], last[inside]
+    left, right = image[rows, first - 1], image[rows, last + 1]
+    outer_left, outer_right = image[rows, np.maximum(first - 2, 0)], image[rows, np.minimum(last + 2, nx - 1)]
+    bend = 0.5 * np.abs(left + right - outer_left - outer_right)
+    error = np.maximum(bend - 3.0 * sigma, 0.0)
+    length = last - first + 1
+    rows, values = np.repeat(rows, length), np.repeat(error, length)
+    cols = np.repeat(first, length) + np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    interpolated = np.zeros(holes.shape, dtype=bool)
+    interpolated[rows, cols] = True
+    wrong = values > 0
+    return interpolated, Doubt(rows[wrong], cols[wrong], values[wrong].astype(np.float32))
+
+
+def fill_bleed_trails(image: np.ndarray, saturated: np.ndarray, psf: np.ndarray) -> Doubt:
+    """Interpolate over bleed trails, in place; the cores of saturated stars are left alone.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        Sky-subtracted image; changed.
+    saturated : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Saturated pixels, trails included.
+    psf : `numpy.ndarray`, ``(S, S)``
+        PSF, which tells a trail from a core: light of a star does not end so abruptly.
+
+    Returns
+    -------
+    doubt : `Doubt`
+        A pixel of a core is taken to be wrong by as much as it has, one of a trail by a fifth of what it got.
+    """
+    filled = np.zeros(image.shape, dtype=bool)
+    rows, cols = np.nonzero(saturated)
+    if len(rows):
+        half = psf.shape[0] // 2
+        arms = (
+            np.minimum(psf[half, half:], psf[half, half::-1]),
+            np.minimum(psf[half:, half], psf[half::-1, half]),
+        )
+        for turned, arm in ((False, arms[0]), (True, arms[1])):
+            views = (a.T if turned else a for a in (image, saturated & ~filled, filled))
+            profile = np.maximum(arm / psf[half, half], 0.0).astype(np.float32)
+            picture, marks, done = views
+            fill_trails(picture, marks, profile, _WIDEST_TRAIL, done)
+    share = np.where(filled[rows, cols], np.float32(_TRAIL_ERROR), np.float32(1.0))
+    return Doubt(rows, cols, share * np.maximum(image[rows, cols], np.float32(0.0)))
+
+
 def prepare_image(
     image: np.ndarray,
     variance: np.ndarray,
     *,
     bad: np.ndarray,
     holes: np.ndarray,
+    saturated: np.ndarray,
     psf: PsfGrid,
     sky_cell: int,
     sky_order: int,
@@ -71,6 +156,8 @@ def prepare_image(
         Pixels that are not to be trusted: holes, saturated pixels.
     holes : `numpy.ndarray`, ``(Ny, Nx)``, bool
         Those that have no value at all.
+    saturated : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Those that are saturated, bleed trails included.
     psf : `PsfGrid`
         PSF in array coordinates.
     sky_cell, sky_order : `int`
@@ -96,5 +183,15 @@ def prepare_image(
     photon = measure_photon_variance(flat[step], variance[step], noise.image(image.shape)[step], bad[step])
     ratio = pixel_noise_ratio(flat, noise, bad)
     known = ratio if np.isfinite(ratio) else 1.0
+    interpolated, interpolation = doubt_interpolation(flat, holes, float(np.sqrt(noise.median)))
+    saturation = fill_bleed_trails(flat, saturated & ~holes, psf.mean())
     data = MatchInput(image=flat, bad=bad, sky=noise, photon=photon, psf=psf, noise_ratio=known)
-    return PreparedImage(data=data, sky=sky, holes=holes, noise_ratio=ratio)
+    return PreparedImage(
+        data=data,
+        sky=sky,
+        holes=holes,
+        interpolated=interpolated,
+        saturation=saturation,
+        interpolation=interpolation,
+        noise_ratio=ratio,
+    )
