@@ -5,7 +5,9 @@ from lsst.images import Box, Mask, MaskPlane, MaskSchema
 from lsst.twinkles.diffim.adapters.masks import (
     bad_pixels,
     difference_mask_schema,
+    planes_in_use,
     resolve_plane_name,
+    set_plane,
     visit_mask_schema,
 )
 
@@ -56,3 +58,16 @@ def test_schemas_hold_what_the_stages_use():
     assert {"SATURATED", "NO_DATA", "BAD", "DETECTION_EDGE", "DETECTED"} <= visit_mask_schema().names
     assert {"DETECTED_NEGATIVE", "SAT_TEMPLATE", "SENSOR_EDGE"} <= difference_mask_schema().names
     assert visit_mask_schema().names <= difference_mask_schema().names
+
+
+def test_planes_are_set_and_found_as_by_the_mask_itself():
+    rng = np.random.default_rng(8)
+    mask = Mask(schema=difference_mask_schema(), bbox=Box.factory[3:10, 5:17])
+    assert planes_in_use(mask) == []
+    truth = mask.copy()
+    for name in ("BAD", "SAT_TEMPLATE", "STREAK"):  # of different bytes
+        pixels = rng.uniform(size=mask.bbox.shape) < 0.3
+        set_plane(mask, name, pixels)
+        truth.set(name, pixels)
+    np.testing.assert_array_equal(mask.array, truth.array)
+    assert set(planes_in_use(mask)) == {"BAD", "SAT_TEMPLATE", "STREAK"}

@@ -311,7 +311,7 @@ def test_variance_of_sources_is_that_of_realisations(name):
     excess = draw(shape, [(40.0, 45.0, 4e4)], 2.2), draw(shape, [(60.0, 50.0, 6e4)], 1.8)
     sky = np.full(shape, 50.0)
     predicted = propagate_variance(
-        *(e.astype(np.float32) for e in excess), filters=filters.pair, sky=sky, workers=1, side=200
+        *(e.astype(np.float32) for e in excess), filters=filters.pair, sky=sky
     ).astype(float)
     total = np.zeros(shape)
     for _ in range(n):
@@ -334,6 +334,6 @@ def test_variance_of_sources_is_that_of_realisations(name):
 def test_without_sources_the_variance_is_that_of_the_sky():
     sky = np.linspace(40, 60, 50 * 60).reshape(50, 60)
     none = np.zeros(sky.shape, np.float32)
-    variance = propagate_variance(none, none, filters=CASES["equal"].pair, sky=sky, workers=1, side=200)
+    variance = propagate_variance(none, none, filters=CASES["equal"].pair, sky=sky)
     np.testing.assert_allclose(variance, sky, rtol=1e-6)
     assert variance.dtype == np.float32

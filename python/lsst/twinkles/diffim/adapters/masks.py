@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("bad_pixels", "difference_mask_schema", "resolve_plane_name", "visit_mask_schema")
+__all__ = (
+    "bad_pixels",
+    "difference_mask_schema",
+    "planes_in_use",
+    "resolve_plane_name",
+    "set_plane",
+    "visit_mask_schema",
+)
 
 from collections.abc import Iterable
 from functools import cache
@@ -88,6 +95,22 @@ def bad_pixels(mask: Mask, planes: Iterable[str]) -> np.ndarray:
         if bits:
             bad |= (mask.array[..., index] & bits) != 0
     return bad
+
+
+def planes_in_use(mask: Mask) -> list[str]:
+    """Return the planes of a mask that are set somewhere (`list` [`str`])."""
+    used = np.bitwise_or.reduce(mask.array.reshape(-1, mask.array.shape[-1]), axis=0)
+    bits = {name: mask.schema.bit(name) for name in mask.schema.names}
+    return [name for name, bit in bits.items() if used[bit.index] & bit.mask]
+
+
+def set_plane(mask: Mask, plane: str, pixels: np.ndarray) -> None:
+    """Set a plane of a mask where ``pixels`` (``(Ny, Nx)``, bool) are true, in place.
+
+    The same as ``mask.set``, without a list of the pixels, which is slow where there are many.
+    """
+    bit = mask.schema.bit(plane)
+    mask.array[..., bit.index] |= pixels * mask.array.dtype.type(bit.mask)
 
 
 def visit_mask_schema() -> MaskSchema:

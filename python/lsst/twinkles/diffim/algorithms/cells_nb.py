@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("clipped_medians",)
+__all__ = ("clipped_medians", "smooth_excess")
 
 import numpy as np
 from numba import prange
@@ -76,3 +76,31 @@ def clipped_medians(image, bad, edge_y, edge_x, most, least, clip, iterations, m
         values = _gather(image, bad, edge_y[j], edge_y[j + 1], edge_x[i], edge_x[i + 1], most, least)
         if len(values) > 0:
             median[j, i], sigma[j, i], number[j, i] = _clip(values, clip, iterations)
+
+
+@njit(cache=True, parallel=True, nogil=True, fastmath=True)
+def smooth_excess(variance, sky, bad, half, out):  # type: ignore[no-untyped-def]
+    """Average what a variance plane exceeds that of the sky by, over squares; bad pixels count as zero.
+
+    Parameters
+    ----------
+    variance, sky, bad : ``(Ny, Nx)``
+        Variance plane, variance of blank sky, pixels without a variance of their own.
+    half : `int`
+        Half side of the squares; those at the rim are repeated outwards.
+    out : ``(Ny, Nx)``, float32
+        Filled.
+    """
+    ny, nx = variance.shape
+    scale = np.float32(1.0 / (2 * half + 1) ** 2)
+    for y in prange(ny):
+        column = np.zeros(nx, dtype=np.float32)
+        for k in range(y - half, y + half + 1):
+            row = min(max(k, 0), ny - 1)
+            for x in range(nx):
+                column[x] += np.float32(0.0) if bad[row, x] else variance[row, x] - sky[row, x]
+        for x in range(nx):
+            total = np.float32(0.0)
+            for k in range(x - half, x + half + 1):
+                total += column[min(max(k, 0), nx - 1)]
+            out[y, x] = total * scale

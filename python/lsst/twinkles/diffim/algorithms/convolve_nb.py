@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("assemble_tiles", "cut_tiles", "multiply_filters")
+__all__ = ("add_scattered", "assemble_tiles", "cut_tiles", "multiply_filters")
 
 from numba import prange
 
@@ -93,3 +93,35 @@ def assemble_tiles(parts, terms, halo, ramp, rows, out):  # type: ignore[no-unty
                 else:
                     total += u * v * value
             out[j, x] = total
+
+
+@njit(cache=True, parallel=True, nogil=True, fastmath=True)
+def add_scattered(image, stamps, tile, out):  # type: ignore[no-untyped-def]
+    """Add a mostly empty image, convolved with stamps that are constant within square tiles.
+
+    Parameters
+    ----------
+    image : ``(Ny, Nx)``, float32
+        Zero nearly everywhere; what it costs goes with the pixels that are not.
+    stamps : ``(Ty, Tx, S, S)``, float32, ``S`` odd
+        Stamp of each tile of ``out``.
+    tile : `int`
+        Side of the tiles.
+    out : ``(Ny, Nx)``, float32
+        Added to.
+    """
+    ny, nx = image.shape
+    n_x = stamps.shape[1]
+    half = stamps.shape[2] // 2
+    for number in prange(stamps.shape[0] * n_x):
+        j0, i0 = number // n_x * tile, number % n_x * tile
+        j1, i1 = min(ny, j0 + tile), min(nx, i0 + tile)
+        stamp = stamps[number // n_x, number % n_x]
+        for y in range(max(0, j0 - half), min(ny, j1 + half)):
+            for x in range(max(0, i0 - half), min(nx, i1 + half)):
+                value = image[y, x]
+                if value != 0.0:
+                    first, last = max(i0, x - half), min(i1, x + half + 1)
+                    for j in range(max(j0, y - half), min(j1, y + half + 1)):
+                        for i in range(first, last):
+                            out[j, i] += value * stamp[j - y + half, i - x + half]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("half_plane_weights", "measure_extent", "stamps_from_transforms", "transform_stamps")
+__all__ = (
+    "convolve_plane",
+    "half_plane_weights",
+    "measure_extent",
+    "stamps_from_transforms",
+    "transform_stamps",
+)
 
 import numpy as np
 import scipy.fft
@@ -45,6 +51,19 @@ def stamps_from_transforms(transforms: np.ndarray, side: int, size: int) -> np.n
     half = size // 2
     images = scipy.fft.irfft2(transforms, s=(side, side))
     return np.roll(images, (half, half), axis=(-2, -1))[:, :size, :size]
+
+
+def convolve_plane(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return an image, zero beyond its rim, convolved with one kernel of odd sides; of the image's shape.
+
+    What `scipy.signal.fftconvolve` does with ``mode="same"``, without half a second for that import.
+    """
+    shape = [
+        scipy.fft.next_fast_len(n + k - 1, real=True) for n, k in zip(image.shape, kernel.shape, strict=True)
+    ]
+    full = scipy.fft.irfft2(scipy.fft.rfft2(image, s=shape) * scipy.fft.rfft2(kernel, s=shape), s=shape)
+    y, x = (k // 2 for k in kernel.shape)
+    return full[y : y + image.shape[0], x : x + image.shape[1]]
 
 
 def half_plane_weights(side: int) -> np.ndarray:

@@ -41,10 +41,10 @@ class NoiseMap:
         high = (1 - u) * self.values[j1, i] + u * self.values[j1, i1]
         return (1 - v) * low + v * high
 
-    def image(self, shape: tuple[int, int]) -> np.ndarray:
-        """Return the variance of every pixel, float32."""
+    def image(self, shape: tuple[int, int], *, row_step: int = 1) -> np.ndarray:
+        """Return the variance of every pixel, or of every so manieth row, float32."""
         along_x = self.values.astype(np.float32) @ _weights(self.x, shape[1]).T
-        return _weights(self.y, shape[0]) @ along_x
+        return _weights(self.y, shape[0])[::row_step] @ along_x
 
     def scaled(self, factor: float) -> NoiseMap:
         """Return the map multiplied by a factor."""
@@ -80,7 +80,7 @@ def _cells(shape: tuple[int, int], size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cell_statistics(
-    image: np.ndarray, bad: np.ndarray, *, size: int, min_fraction: float, max_pixels: int = 1_500_000
+    image: np.ndarray, bad: np.ndarray, *, size: int, min_fraction: float, max_pixels: int = 750_000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Clipped median and scatter in cells.
 
@@ -95,7 +95,7 @@ def cell_statistics(
     min_fraction : `float`
         Cells with a smaller share of good pixels are NaN.
     max_pixels : `int`
-        Pixels to look at in all; of each cell a regular subset is taken, of 512 pixels at least.
+        Pixels to look at in all; of each cell a regular subset is taken, of 256 pixels at least.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def cell_statistics(
     edge_y, edge_x = _cells(image.shape, size)
     shape = (len(edge_y) - 1, len(edge_x) - 1)
     median, sigma, number = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape)
-    most = int(np.clip(max_pixels / (shape[0] * shape[1]), 512, 4096))
+    most = int(np.clip(max_pixels / (shape[0] * shape[1]), 256, 4096))
     clipped_medians(image, bad, edge_y, edge_x, most, min_fraction, _CLIP, _ITERATIONS, median, sigma, number)
     return median, sigma, number, 0.5 * (edge_x[1:] + edge_x[:-1] - 1), 0.5 * (edge_y[1:] + edge_y[:-1] - 1)
 

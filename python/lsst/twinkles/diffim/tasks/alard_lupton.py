@@ -133,9 +133,6 @@ class AlardLuptonEngine:
             measure_excess(convolved, roles.convolved),
             filters=filters,
             sky=sky.image(shape),
-            workers=get_num_threads(),
-            side=_TILE,
-            coarse=True,
         )
         own = roles.target.data.sky.image(shape) + measure_excess(target, roles.target)
         return own, carried, sky.median + roles.target.data.sky.median

@@ -128,8 +128,6 @@ class DecorrelateTask(Task):
             convolved.excess,
             filters=whitener.pair,
             sky=whitener.sky_image(image.shape),
-            workers=workers,
-            side=_TILE,
         )
         result = subtractedExposure.copy()
         result.image.array[...] = corrected

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..adapters.masks import difference_mask_schema, resolve_plane_name
+from ..adapters.masks import difference_mask_schema, planes_in_use, resolve_plane_name, set_plane
 from ..adapters.metadata import copy_metadata
 
 if TYPE_CHECKING:
@@ -49,21 +49,18 @@ def merge_masks(
     def widen(name: str, plane: np.ndarray, convolved: bool) -> np.ndarray:
         return spread[name](plane) if convolved and name in spread else plane
 
-    for name in science.schema.names:
+    for name in planes_in_use(science):
         if name in schema.names and not name.startswith("DETECTED"):
-            plane = science.get(name)
-            if plane.any():
-                mask.set(name, widen(name, plane, not template_convolved))
-    for name in template.schema.names:
+            set_plane(mask, name, widen(name, science.get(name), not template_convolved))
+    for name in planes_in_use(template):
         if name in {resolve_plane_name(p, template.schema) for p in preserve}:
             new = name
         elif name in {resolve_plane_name(p, template.schema) for p in rename}:
             new = next(v for k, v in rename.items() if resolve_plane_name(k, template.schema) == name)
         else:
             continue
-        plane = template.get(name)
-        if plane.any() and new in schema.names:
-            mask.set(new, mask.get(new) | widen(name, plane, template_convolved))
+        if new in schema.names:
+            set_plane(mask, new, widen(name, template.get(name), template_convolved))
     return mask
 
 

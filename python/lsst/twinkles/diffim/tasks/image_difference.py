@@ -11,6 +11,7 @@ from lsst.pex.config import Config, ConfigurableField, Field, FieldValidationErr
 from lsst.pipe.base import NoWorkFound, Struct, Task
 from lsst.utils.timer import timeMethod
 
+from ..adapters.masks import set_plane
 from ..algorithms.threads import get_num_threads
 from ..algorithms.threads_nb import limit_compiled_threads
 from . import exposure_checks as checks
@@ -366,8 +367,8 @@ class ImageDifferenceTask(Task):
         if not self.config.doDetection:
             return None, None
         detected = self.detection.run(difference)
-        difference.mask.set("DETECTED", detected.positive)
-        difference.mask.set("DETECTED_NEGATIVE", detected.negative)
+        set_plane(difference.mask, "DETECTED", detected.positive)
+        set_plane(difference.mask, "DETECTED_NEGATIVE", detected.negative)
         if not self.config.doMeasurement:
             return detected.score, detected.sources
         first = idFactory() if callable(idFactory) else idFactory

@@ -13,7 +13,7 @@ from lsst.pex.config import ChoiceField, Config, ConfigChoiceField, DictField, L
 from lsst.pipe.base import Struct, Task
 from lsst.utils.timer import timeMethod
 
-from ..adapters.masks import bad_pixels
+from ..adapters.masks import bad_pixels, set_plane
 from ..adapters.psfs import psf_fwhm, sample_psf
 from ..algorithms.match.candidates import KernelCandidates, find_candidates, select_candidates
 from ..algorithms.match.match import MatchResult
@@ -379,13 +379,13 @@ class AlardLuptonSubtractTask(Task):
             },
             template_convolved=result.template_convolved,
         )
-        mask.set("BAD", mask.get("BAD") | (interpolation > limit))
+        set_plane(mask, "BAD", interpolation > limit)
         not_finite = ~np.isfinite(exposures.science.image.array) | ~np.isfinite(
             exposures.template.image.array
         )
-        mask.set("NO_DATA", mask.get("NO_DATA") | not_finite)
+        set_plane(mask, "NO_DATA", not_finite)
         error = rim_error(carrier.data.image, kernel)
-        mask.set("DETECTION_EDGE", mask.get("DETECTION_EDGE") | (error > self.config.rimLimit * noise))
+        set_plane(mask, "DETECTION_EDGE", error > self.config.rimLimit * noise)
         return mask, saturation + interpolation
 
     def _record(self, exposures: Exposures, roles: Roles, match: MatchResult, difference: Any) -> None:

@@ -155,8 +155,8 @@ class ZogyEngine:
             measure_excess(exposures.science, roles.target),
             measure_excess(exposures.template, roles.convolved),
         )
-        carried = direct.noise.image(shape) + np.float32((direct.centre**2).sum()) * excess[1]
-        own = scale**2 * (template.sky.image(shape) + excess[1])
+        power = np.float32((direct.centre**2).sum() if direct.template_convolved else scale**2)
+        matched_sky = direct.noise if direct.template_convolved else template.sky.scaled(float(scale) ** 2)
         box = exposures.science.bbox
         return Subtraction(
             difference=difference,
@@ -165,10 +165,8 @@ class ZogyEngine:
                 *excess,
                 filters=filters.pair,
                 sky=filters.sky_image(shape),
-                workers=get_num_threads(),
-                side=_TILE,
             ),
-            matched_variance=carried if direct.template_convolved else own,
+            matched_variance=matched_sky.image(shape) + power * excess[1],
             psf=psf_from_grid(self._difference_psf(filters, shape), box, order=_PSF_NODES // 2),
             matched_psf=exposures.science.psf if direct.template_convolved else exposures.template.psf,
             background_terms=solution.background_terms + correction,

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.ndimage
 
+from ..cells_nb import smooth_excess
 from ..convolve import TileGrid, convolve_varying, make_tile_grid
-from ..convolve_coarse import convolve_coarse
+from ..convolve_nb import add_scattered
 from ..fourier import measure_extent, stamps_from_transforms, transform_stamps
 from ..noise import MAD_TO_SIGMA, NoiseMap
 from ..psf_grid import PsfGrid
@@ -19,9 +19,12 @@ from ..psf_grid import PsfGrid
 # Error of the filter that is let pass: it leaves the noise white to a few thousandths.
 _LARGEST_ERROR = 0.03
 
-# Half side of the squared filters that carry the variance of sources, and side of their transforms.
-_VARIANCE_HALF = 23
-_VARIANCE_SIDE = 96
+# Side of the transforms from which the squared filters that carry the variance of sources are made, and of
+# the tiles within which these are constant.
+_VARIANCE_SIDE = 64
+_VARIANCE_TILE = 320
+# Half side of the squares over which a variance plane is averaged.
+_SMOOTHING_HALF = 2
 
 KernelFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 PairFunction = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -168,66 +171,48 @@ def source_variance(
     excess : `numpy.ndarray`, ``(Ny, Nx)``, float32
         Zero in blank sky and at bad pixels.
     """
-    excess = variance.astype(np.float32) - sky.image(variance.shape)
-    excess[bad] = 0.0
-    smooth = scipy.ndimage.uniform_filter(excess, 5, mode="nearest")
+    smooth = np.empty(variance.shape, dtype=np.float32)
+    smooth_excess(variance, sky.image(variance.shape), bad, _SMOOTHING_HALF, smooth)
     sample = smooth[:: max(1, smooth.shape[0] // 512), :: max(1, smooth.shape[1] // 512)]
     width = MAD_TO_SIGMA * float(np.median(np.abs(sample - np.median(sample))))
-    smooth[smooth < threshold * width + 1e-6 * sky.median] = 0.0
+    smooth[smooth < np.float32(threshold * width + 1e-6 * sky.median)] = 0.0
     return smooth
 
 
 def propagate_variance(
-    target_excess: np.ndarray,
-    convolved_excess: np.ndarray,
-    *,
-    filters: PairFunction,
-    sky: np.ndarray,
-    workers: int,
-    side: int,
-    coarse: bool = False,
+    target_excess: np.ndarray, convolved_excess: np.ndarray, *, filters: PairFunction, sky: np.ndarray
 ) -> np.ndarray:
     """Return the variance plane of the difference.
 
     Parameters
     ----------
-    target_excess, convolved_excess : `numpy.ndarray`, ``(Ny, Nx)``
-        Variance that the sources add in the two images (`source_variance`).
+    target_excess, convolved_excess : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        Variance that the sources add in the two images (`source_variance`), zero in most pixels.
     filters : callable
         Takes positions ``x``, ``y`` and the side of transforms; returns the transforms of the filters
         that the pixels of the two images went through (see `Whitener.pair`).
     sky : `numpy.ndarray`, ``(Ny, Nx)``
         Variance of the blank sky of the difference.
-    workers, side : `int`
-        Threads and side of the Fourier tiles.
-    coarse : `bool`, optional
-        Work at half the resolution: faster, and too low by a tenth or two on the peaks of stars.
 
     Returns
     -------
     variance : `numpy.ndarray`, ``(Ny, Nx)``, float32
         Sky and photon noise: ``v + a**2 * e_x + b**2 * e_c`` with the filters ``a`` and
-        ``b`` that the pixels of the two images went through.
+        ``b`` that the pixels of the two images went through. A variance needs them to a few percent only:
+        constant within tiles, their squares cut where the last percent of their sum is left.
     """
-    if not target_excess.any() and not convolved_excess.any():
-        return sky.astype(np.float32)
-    size = 2 * _VARIANCE_HALF + 1
-
-    def squared(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-        pair = filters(x, y, _VARIANCE_SIDE)
-        return [stamps_from_transforms(t, _VARIANCE_SIDE, size) ** 2 for t in pair]
-
-    # A variance needs the filters to a few percent only: constant within a tile.
-    pair = [target_excess, convolved_excess]
-    if coarse:
-        excess = convolve_coarse(
-            pair, squared, half=_VARIANCE_HALF, side=side, workers=workers, tolerance=0.3
-        )
-    else:
-        grid = make_tile_grid(sky.shape, halo=_VARIANCE_HALF + 1, side=side)
-
-        def transforms(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-            return [transform_stamps(s.astype(np.float32), grid.side) for s in squared(x, y)]
-
-        excess = convolve_varying(pair, transforms, grid, workers=workers, tolerance=0.3)
-    return sky.astype(np.float32) + np.maximum(excess, 0.0)
+    variance = sky.astype(np.float32)
+    ny, nx = sky.shape
+    x, y = (np.minimum(np.arange(0, n, _VARIANCE_TILE) + 0.5 * _VARIANCE_TILE, n - 1.0) for n in (nx, ny))
+    grid_x, grid_y = (a.ravel() for a in np.meshgrid(x, y))
+    pair = filters(grid_x, grid_y, _VARIANCE_SIDE)
+    for excess, transforms in zip((target_excess, convolved_excess), pair, strict=True):
+        squares = stamps_from_transforms(transforms, _VARIANCE_SIDE, _VARIANCE_SIDE - 1) ** 2
+        total = squares.sum(axis=(1, 2), keepdims=True)
+        cut = squares.shape[-1] // 2 - measure_extent(squares.mean(axis=0).astype(float), 0.01)
+        if cut > 0:
+            squares = squares[:, cut:-cut, cut:-cut]
+        squares *= total / squares.sum(axis=(1, 2), keepdims=True)
+        stamps = squares.reshape(len(y), len(x), *squares.shape[1:]).astype(np.float32)
+        add_scattered(excess, stamps, _VARIANCE_TILE, variance)
+    return variance

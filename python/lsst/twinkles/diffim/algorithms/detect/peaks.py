@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import map_coordinates
-from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
 
+from ..fourier import convolve_plane
 from .peaks_nb import find_maxima
 
 _MOST_PER_ROW = 512
@@ -82,7 +82,7 @@ def suppress_rings(peaks: Peaks, psf: np.ndarray, *, threshold: float, model_err
     """
     if len(peaks) == 0:
         return peaks
-    pattern = fftconvolve(psf, psf[::-1, ::-1])
+    pattern = convolve_plane(np.pad(psf, psf.shape[0] // 2), psf[::-1, ::-1])
     centre = pattern.shape[0] // 2
     pattern = pattern / pattern[centre, centre]
     tree = cKDTree(np.column_stack([peaks.x, peaks.y]))

@@ -32,6 +32,8 @@ _CHUNK = 128
 _STARS_PER_TERM = 3
 # Least signal-to-noise ratio of a star that counts as seen in both images.
 _MIN_MATCHED_SNR = 5.0
+# Cells of blank sky along the longer side of the image.
+_MOST_SKY_CELLS = 24
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,9 @@ def _sky_equations(
 ) -> StampSystem:
     """Equations that tie the differential background to the blank sky between the sources."""
     bad = convolved.bad | target.bad
-    measure = partial(cell_statistics, size=settings.sky_cell, min_fraction=0.25)
+    # A polynomial of low order needs no more cells than this, and each is a star's worth of work.
+    size = max(settings.sky_cell, max(bad.shape) // _MOST_SKY_CELLS)
+    measure = partial(cell_statistics, size=size, min_fraction=0.25)
     level_t, sigma_t, number, x, y = measure(target.image, bad)
     level_c, sigma_c, _, _, _ = measure(convolved.image, bad)
     good = np.isfinite(level_t) & np.isfinite(level_c) & (number > 0)

@@ -7,11 +7,10 @@ __all__ = ("convolve_kernel", "refine_background", "rim_error", "spread_bad")
 from collections.abc import Callable
 
 import numpy as np
-from scipy.signal import fftconvolve
 
 from ..convolve import convolve_varying, make_tile_grid
 from ..fill_nb import spread_mask
-from ..fourier import transform_stamps
+from ..fourier import convolve_plane, transform_stamps
 from ..noise import cell_statistics, fit_cells
 
 KernelFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -93,7 +92,7 @@ def rim_error(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
             strip = source[rows]
             outside = np.pad(strip, half, mode="symmetric")
             outside[slice(half, None) if rows.start == 0 else slice(None, -half)] = 0.0
-            carried = np.abs(fftconvolve(outside, kernel.T if turned else kernel, mode="same"))
+            carried = np.abs(convolve_plane(outside, kernel.T if turned else kernel))
             view = (error.T if turned else error)[rows]
             view += carried[half:-half, half:-half].astype(np.float32)
     return error

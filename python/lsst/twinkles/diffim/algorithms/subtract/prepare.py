@@ -176,11 +176,13 @@ def prepare_image(
         No pixel can be used.
     """
     sky = fit_sky(image, bad, size=sky_cell, order=sky_order)
-    level = chebyshev_image(sky, shape=image.shape, order=sky_order)
-    flat = fill_holes(np.where(holes, np.float32(0.0), image - level), holes)
+    flat = np.subtract(image, chebyshev_image(sky, shape=image.shape, order=sky_order), dtype=np.float32)
+    fill_rows(flat, holes, _LONGEST_RUN, np.float32(0.0))
     noise = sky_variance_map(variance, bad, size=noise_cell)
-    step = slice(None, None, max(1, image.shape[0] // 1024))
-    photon = measure_photon_variance(flat[step], variance[step], noise.image(image.shape)[step], bad[step])
+    step = max(1, image.shape[0] // 1024)
+    rows = slice(None, None, step)
+    sampled = noise.image(image.shape, row_step=step)
+    photon = measure_photon_variance(flat[rows], variance[rows], sampled, bad[rows])
     ratio = pixel_noise_ratio(flat, noise, bad)
     known = ratio if np.isfinite(ratio) else 1.0
     interpolated, interpolation = doubt_interpolation(flat, holes, float(np.sqrt(noise.median)))
