@@ -124,9 +124,7 @@ class WorkerGraphExecutor(MPGraphExecutor):
         """Pack what the workers need."""
         nodes = (state["pipeline_node"] for state in xgraph.nodes.values())
         task_nodes = {node.label: node for node in nodes}
-        return QuantumSetup(
-            pickle.dumps(self._quantum_executor), pickle.dumps(task_nodes), self._log_levels
-        )
+        return QuantumSetup(pickle.dumps(self._quantum_executor), pickle.dumps(task_nodes), self._log_levels)
 
     def _is_the_end(self, error: BaseException) -> bool:
         """Whether nothing else is to be done after an error."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import click
+
     from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
 
     from .graph_workers import WorkerGraphExecutor
@@ -79,7 +80,7 @@ def _make_command() -> click.Command:
     from lsst.daf.butler.cli import opt
     from lsst.daf.butler.cli.utils import catch_and_exit
 
-    command = catch_and_exit(_run)
+    command: Any = catch_and_exit(_run)
     for decorate in (
         opt.log_level_option(),
         opt.long_log_option(),
