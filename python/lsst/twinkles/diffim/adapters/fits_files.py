@@ -62,7 +62,7 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
         try:
             hdus = fits.open(path, memmap=False)
             hdus.readall() if path.suffix in (".gz", ".bz2", ".xz") else len(hdus)
-        except (OSError, EOFError, ValueError, TypeError) as error:
+        except Exception as error:  # the parser raises whatever it meets in a damaged header
             raise UnreadableExposureError(path, f"not a readable FITS file ({error})", _AGAIN) from error
         with hdus:
             yield hdus
