@@ -26,6 +26,12 @@ hold here ("pipetask run --help" lists them; those of "pipetask" itself, such as
 stand among them). The difference is in -j: the N worker processes stay, so that tasks are
 imported and the repository is opened once a process and not once a quantum.
 
+  -b REPO        repository                     -i, -o         input and output collection
+  -p FILE        pipeline                       -d QUERY       which visits
+  -c LABEL:NAME=VALUE, -C LABEL:FILE            configuration (a FILE is Python and is executed)
+  -j N           worker processes (1)           --timeout S    longest time for a quantum
+  --register-dataset-types                      register those that are new to the repository
+
 Not to be had here: --pdb, and --start-method other than spawn.
 
 A run that was interrupted goes on with the same -o or --output-run and
