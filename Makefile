@@ -13,7 +13,7 @@ SOURCES = $(wildcard python tests bench bin.src)
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow bench quality gallery lint format clean distclean
+.PHONY: help install demo test test-slow bench quality gallery lint format package lock clean distclean
 
 help:
 	@echo "make demo       simulate two visits, subtract, show what was found (demo/difference.png)"
@@ -21,6 +21,8 @@ help:
 	@echo "make quality    quality of the differences beside the truth; make bench: speed and memory"
 	@echo "make gallery    pictures of doc/gallery.md from real data, where there are some"
 	@echo "make lint       ruff and mypy; make format: ruff format"
+	@echo "make package    build wheel and sdist, install them with the locked dependencies into an empty environment, try"
+	@echo "make lock       pin the dependencies anew (requirements.lock, doc/licences.md)"
 	@echo "make clean      remove what the other targets made; distclean: the environment too"
 
 install: $(READY)
@@ -60,6 +62,17 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+package: $(READY)
+	etc/try-package $(BIN)/python
+
+# Names, versions and hashes for every platform; whence they come is up to the configuration of pip.
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.12 --upgrade \
+		$(addprefix --extra ,pipeline batch postgres) --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' --output-file requirements.lock
+	$(BIN)/python etc/list-licences requirements.lock >doc/licences.md
 
 clean:
 	rm -rf demo quality build dist bin .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -3,11 +3,18 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Two workers of pytest on two processors: each keeps to one thread, and so does what it starts.
 for _name in ("TWINKLES_DIFFIM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# How long a machine takes that others use too is no property of the code.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import astropy.units as u
 import numpy as np
@@ -23,6 +24,7 @@ class StubSubtractConfig(AlardLuptonSubtractConfig):
     bugVisits = ListField[int](doc="Visits on which there is a bug.", default=[])
     noWorkVisits = ListField[int](doc="Visits for which there is nothing to do.", default=[])
     dieVisits = ListField[int](doc="Visits on which the process is killed.", default=[])
+    dieOnce = Field[str](doc="File made by the process that is killed; others live.", optional=True)
     signalVisits = ListField[int](doc="Visits on which somebody loses patience.", default=[])
     signal = Field[int](doc="Signal that is sent then.", default=int(signal.SIGINT))
     sleepVisits = ListField[int](doc="Visits that take long.", default=[])
@@ -46,7 +48,7 @@ class StubSubtractTask(Task):
             raise ZeroDivisionError("a bug")
         if visit in self.config.noWorkVisits:
             raise NoWorkFound("There is nothing here.")
-        if visit in self.config.dieVisits:
+        if visit in self.config.dieVisits and _is_first(self.config.dieOnce):
             os.kill(os.getpid(), signal.SIGKILL)
         if visit in self.config.signalVisits:
             signal.raise_signal(self.config.signal)
@@ -116,3 +118,14 @@ class StubMeasurementTask(Task):
             }
         )
         return Struct(diaSources=table)
+
+
+def _is_first(path):
+    """Whether a file was not there; it is now."""
+    if path is None:
+        return True
+    try:
+        Path(path).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True

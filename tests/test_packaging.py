@@ -12,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -99,6 +101,35 @@ def test_requirements_of_extras_are_in_test():
     extras = PROJECT["optional-dependencies"]
     for name in set(extras) - {"test"}:
         assert set(extras[name]) <= set(extras["test"]), name
+
+
+def read_lock():
+    """Return versions and numbers of hashes of the pinned packages, by name."""
+    entries = re.split(r"^(?=[A-Za-z0-9])", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
+    found = [(re.match(r"([^=\s]+)==([^\s;]+)", entry), entry.count("--hash=sha256:")) for entry in entries]
+    assert all(match for match, _ in found)
+    return {canonicalize_name(match[1]): (match[2], n_hashes) for match, n_hashes in found}
+
+
+def test_the_lock_file_pins_what_is_asked_for():
+    """With hashes, and without saying where the files are to be had."""
+    assert "://" not in (ROOT / "requirements.lock").read_text()
+    lock = read_lock()
+    assert all(n_hashes > 0 for _, n_hashes in lock.values())
+    extras = [PROJECT["optional-dependencies"][name] for name in ("pipeline", "batch", "postgres")]
+    wanted = [Requirement(text) for texts in (PROJECT["dependencies"], *extras) for text in texts]
+    for requirement in wanted:
+        version, _ = lock[canonicalize_name(requirement.name)]
+        assert version in requirement.specifier, f"{requirement} and {version}: make lock"
+
+
+def test_licences_are_those_of_the_lock_file():
+    page = (ROOT / "doc" / "licences.md").read_text()
+    rows = re.findall(r"^\| ([\w.-]+) \| ([\w.+!-]+) \| ([^|]+) \|$", page, flags=re.MULTILINE)
+    assert {canonicalize_name(name): version for name, version, _ in rows if name != "package"} == {
+        name: version for name, (version, _) in read_lock().items()
+    }
+    assert not [name for name, _, licence in rows if "not declared" in licence]
 
 
 @pytest.fixture(scope="module")

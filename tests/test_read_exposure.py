@@ -256,3 +256,12 @@ def test_projection_of_another_exposure(tmp_path, scene):
         assert a.separation(b).arcsec < 1e-6
     assert "pixels of the other image" in second.metadata["madeWcs"]
     assert with_sky_projection(second, first.sky_projection).psf is second.psf
+
+
+def test_a_number_of_axes_that_would_keep_the_readers_busy_for_ever_is_refused(tmp_path):
+    path = tmp_path / "a.fits"
+    make_exposure(np.zeros((40, 44))).write(path)
+    with fits.open(path, mode="update") as hdus:
+        hdus["IMAGE"].header["WCSAXES"] = 2147483647
+    with pytest.raises(UnreadableExposureError, match=r"WCSAXES=2147483647, which must be from 0 to 99"):
+        read_exposure(path)

@@ -62,12 +62,22 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
         try:
             hdus = fits.open(path, memmap=False)
             hdus.readall() if path.suffix in (".gz", ".bz2", ".xz") else len(hdus)
-        except (OSError, EOFError, ValueError, TypeError) as error:
+            _check_axes(hdus)
+        except Exception as error:  # the parser raises whatever it meets in a damaged header
             raise UnreadableExposureError(path, f"not a readable FITS file ({error})", _AGAIN) from error
         with hdus:
             yield hdus
 
 
+def _check_axes(hdus: fits.HDUList) -> None:
+    """Refuse a number of axes over which the readers of the WCS would loop for ever."""
+    for index, hdu in enumerate(hdus):
+        n_axes = hdu.header.get("WCSAXES", 0)
+        if not isinstance(n_axes, int) or not 0 <= n_axes <= _MAX_AXES:
+            raise ValueError(f"HDU {index} has WCSAXES={n_axes!r}, which must be from 0 to {_MAX_AXES}")
+
+
+_MAX_AXES = 99
 _AGAIN = "It may be cut short or damaged: fetch or write the file again"
 
 

@@ -160,7 +160,8 @@ def _find_image(hdus: fits.HDUList, path: str | Path, hdu: int | str | None, not
 
 
 def _is_image(hdu: fits.hdu.base._BaseHDU) -> bool:
-    return hdu.is_image and len([n for n in hdu.shape if n > 1]) >= 2
+    shape = getattr(hdu, "shape", ())  # what astropy takes for an HDU in a damaged file may lack one
+    return hdu.is_image and len([n for n in shape if isinstance(n, int) and n > 1]) >= 2
 
 
 def _read_plane(hdus: fits.HDUList, index: int, path: str | Path) -> np.ndarray:

@@ -157,11 +157,10 @@ def with_sky_projection(exposure: VisitImage, sky_projection: SkyProjection[Dete
 
 def _read_lsst_images(path: str | Path) -> VisitImage:
     from lsst.images import VisitImage
-    from lsst.images.serialization import ArchiveReadError
 
     try:
         return VisitImage.read(str(path))
-    except (ArchiveReadError, OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # of FITS, JSON, pydantic, AST: whatever they meet in a damaged file
         raise UnreadableExposureError(
             path,
             f"as an lsst.images.VisitImage: {re.split(r'[.] ', str(error))[0].rstrip('.')}",

@@ -7,7 +7,7 @@ down in ``doc/command-line.md``.
 
 from __future__ import annotations
 
-__all__ = ("LOG_LEVELS", "ConfigOverride", "Gen2ArgumentParser", "Gen2Arguments")
+__all__ = ("LOG_LEVELS", "TRUST_HELP", "ConfigOverride", "Gen2ArgumentParser", "Gen2Arguments")
 
 import argparse
 import os
@@ -36,6 +36,8 @@ results an earlier run has stored are kept, so that an interrupted command can b
 is the number of data ids that failed (255 at most), 1 if nothing came of those that were named, 2 for a wrong
 command line, 130 after an interrupt. See doc/command-line.md.
 """
+
+TRUST_HELP = "as root, execute configuration files also if somebody else may have written them"
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class Gen2Arguments:
 
     overrides: tuple[ConfigOverride, ...]
     """Configuration overrides in order (`tuple` [`ConfigOverride`])."""
+
+    trust_config: bool
+    """Whether root executes override files that others may have written (`bool`)."""
 
     show: tuple[str, ...]
     """Words of ``--show`` (`tuple` [`str`])."""
@@ -249,6 +254,7 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
         action=_ConfigFileAction,
         help="Python files that override the variable config",
     )
+    group.add_argument("--trust-config", action="store_true", help=TRUST_HELP)
     group.add_argument(
         "--show",
         nargs="+",

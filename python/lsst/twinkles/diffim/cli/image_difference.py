@@ -263,7 +263,7 @@ def _make_config(args: Gen2Arguments) -> ImageDifferenceConfig:
 
     config = TwinklesImageDifferenceTask.ConfigClass()
     try:
-        apply_overrides(config, args.overrides)
+        apply_overrides(config, args.overrides, trust=args.trust_config)
         config.validate()
     except (ConfigOverrideError, FieldValidationError) as error:
         raise CommandError(str(error).split("\nFor more information", maxsplit=1)[0]) from error

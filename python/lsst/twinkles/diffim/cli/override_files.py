@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .stack_names import describe_stand_ins, resolve_stack_names
+from .trust import find_reason_for_distrust
 
 if TYPE_CHECKING:
     from lsst.pex.config import Config
@@ -27,7 +28,7 @@ class ConfigOverrideError(Exception):
     """An override could not be applied; the message says which and why."""
 
 
-def apply_overrides(config: Config, overrides: Iterable[ConfigOverride]) -> None:
+def apply_overrides(config: Config, overrides: Iterable[ConfigOverride], *, trust: bool = False) -> None:
     """Apply overrides from the command line, in their order.
 
     Parameters
@@ -36,6 +37,8 @@ def apply_overrides(config: Config, overrides: Iterable[ConfigOverride]) -> None
         Configuration to change.
     overrides : iterable of `ConfigOverride`
         Values and files.
+    trust : `bool`, optional
+        Whether root executes files that others may have written.
 
     Raises
     ------
@@ -44,12 +47,12 @@ def apply_overrides(config: Config, overrides: Iterable[ConfigOverride]) -> None
     """
     for override in overrides:
         if override.kind == "file":
-            load_override_file(config, override.name)
+            load_override_file(config, override.name, trust=trust)
         else:
             set_config_value(config, override.name, override.value)
 
 
-def load_override_file(config: Config, path: str | Path) -> None:
+def load_override_file(config: Config, path: str | Path, *, trust: bool = False) -> None:
     """Execute a configuration override file.
 
     Parameters
@@ -59,11 +62,14 @@ def load_override_file(config: Config, path: str | Path) -> None:
         path as ``__file__``.
     path : `str` or `~pathlib.Path`
         Python file. It is executed: read only files that you trust.
+    trust : `bool`, optional
+        Whether root executes a file that others may have written.
 
     Raises
     ------
     ConfigOverrideError
         If the file cannot be read or fails; the message names file and line.
+        Also, for root, if others may have written it (`.trust`).
 
     Notes
     -----
@@ -71,8 +77,16 @@ def load_override_file(config: Config, path: str | Path) -> None:
     package where the stack is not installed (`.stack_names`).
     """
     try:
+        reason = None if trust else find_reason_for_distrust(path)
+        if reason is not None:
+            raise ConfigOverrideError(
+                f"{path} would be executed with the rights of root, but {reason}; "
+                "mend that, or give --trust-config if you know what is in it"
+            )
         with resolve_stack_names():
             config.load(str(path))
+    except ConfigOverrideError:
+        raise
     except Exception as error:
         raise ConfigOverrideError(f"{_locate(error, path)}: {_explain(error)}") from error
 

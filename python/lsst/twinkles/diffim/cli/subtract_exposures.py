@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .gen2_parser import ConfigOverride
+from .gen2_parser import TRUST_HELP, ConfigOverride
 
 if TYPE_CHECKING:
     from lsst.images import VisitImage
@@ -82,6 +82,7 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="Python files that override the variable config",
     )
+    group.add_argument("--trust-config", action="store_true", help=TRUST_HELP)
     group.add_argument("--show", choices=("config",), help="print the configuration and quit")
 
 
@@ -141,7 +142,7 @@ def _configure_and_run(args: argparse.Namespace) -> int:
     from .override_files import ConfigOverrideError
 
     try:
-        config = _make_config(args.overrides)
+        config = _make_config(args.overrides, trust=args.trust_config)
     except (ConfigOverrideError, FieldValidationError) as error:
         return _fail(str(error), 2)
     if args.show is not None:
@@ -166,12 +167,12 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _make_config(overrides: Sequence[ConfigOverride]) -> ImageDifferenceConfig:
+def _make_config(overrides: Sequence[ConfigOverride], *, trust: bool) -> ImageDifferenceConfig:
     from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
     from .override_files import apply_overrides
 
     config = TwinklesImageDifferenceTask.ConfigClass()
-    apply_overrides(config, overrides)
+    apply_overrides(config, overrides, trust=trust)
     config.validate()
     return config
 

@@ -35,6 +35,9 @@ _THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
+_LONGEST_WAIT_S = 86400.0
+"""The system's timers overflow at some weeks; who waited in vain waits again."""
+
 _GRACE_S = 5.0
 """Time that a worker has to clean up after it was told to end."""
 
@@ -91,7 +94,7 @@ class WorkerPool:
     def collect(self) -> Iterator[Outcome]:
         """Wait for something to happen; yield the outcomes of jobs that ended."""
         deadlines = [worker.deadline for worker in self._workers if worker.deadline is not None]
-        patience = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        patience = min(max(0.0, min(deadlines) - time.monotonic()), _LONGEST_WAIT_S) if deadlines else None
         talking = wait([worker.connection for worker in self._workers], patience)
         for worker in list(self._workers):
             if worker.connection in talking:

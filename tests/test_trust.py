@@ -1,0 +1,114 @@
+"""What root executes."""
+
+import os
+
+import pytest
+from lsst.pex.config import Config, Field
+from repositories import NOBODY
+
+from lsst.twinkles.diffim.cli import trust
+from lsst.twinkles.diffim.cli.gen2_parser import Gen2ArgumentParser
+from lsst.twinkles.diffim.cli.override_files import ConfigOverrideError, apply_overrides, load_override_file
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+class OneConfig(Config):
+    number = Field[int](doc="A number.", default=0)
+
+
+@pytest.fixture
+def override(tmp_path):
+    """An override file in a directory of its own, that changes what it does to the world too."""
+    directory = tmp_path / "overrides"
+    directory.mkdir(mode=0o755)
+    file = directory / "mine.py"
+    file.write_text(f"config.number = 7\nopen({str(tmp_path / 'executed')!r}, 'w').close()\n")
+    file.chmod(0o644)
+    return file
+
+
+def load(file, **kwargs):
+    config = OneConfig()
+    load_override_file(config, file, **kwargs)
+    return config.number
+
+
+@needs_root
+def test_root_executes_what_is_roots(override):
+    assert load(override) == 7
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda file: os.chown(file, NOBODY, 0), rf"mine\.py belongs to user {NOBODY}"),
+        (lambda file: file.chmod(0o646), r"mine\.py may be written to by everybody"),
+        (lambda file: (os.chown(file, 0, NOBODY), file.chmod(0o664)), rf"mine\.py .* by group {NOBODY}"),
+        (lambda file: os.chown(file.parent, NOBODY, 0), rf"overrides belongs to user {NOBODY}"),
+        (lambda file: file.parent.chmod(0o777), r"overrides may be written to by everybody"),
+    ],
+)
+def test_root_refuses_what_others_may_have_written_unless_forced(override, tmp_path, spoil, reason):
+    spoil(override)
+    with pytest.raises(ConfigOverrideError, match=rf"rights of root.*{reason}.*--trust-config"):
+        load(override)
+    assert not (tmp_path / "executed").exists()
+    assert load(override, trust=True) == 7
+
+
+@needs_root
+def test_root_looks_at_what_a_link_leads_to(override, tmp_path):
+    link = tmp_path / "link.py"
+    link.symlink_to(override)
+    os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
+    assert load(link) == 7
+    os.chown(override, NOBODY, 0)
+    with pytest.raises(ConfigOverrideError, match=r"mine\.py belongs to user"):
+        load(link)
+
+
+@needs_root
+def test_a_directory_where_everybody_keeps_his_own_will_do(override):
+    override.parent.chmod(0o1777)  # as /tmp
+    assert load(override) == 7
+
+
+@needs_root
+def test_the_owner_of_the_package_is_trusted(override, monkeypatch, tmp_path):
+    package = tmp_path / "trust.py"
+    package.write_text("")
+    os.chown(package, NOBODY, 0)
+    os.chown(override, NOBODY, 0)
+    monkeypatch.setattr(trust, "__file__", str(package))
+    assert load(override) == 7
+
+
+def test_others_execute_what_they_like(override, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    override.chmod(0o666)
+    assert load(override) == 7
+
+
+def test_a_file_that_is_not_there_is_said_to_be(tmp_path):
+    with pytest.raises(ConfigOverrideError, match=r"nowhere\.py"):
+        load(tmp_path / "nowhere.py")
+
+
+@pytest.mark.parametrize("words", [[], ["--trust-config"]])
+def test_the_option_of_the_command(override, tmp_path, monkeypatch, words):
+    seen = []
+    monkeypatch.setattr(
+        "lsst.twinkles.diffim.cli.override_files.find_reason_for_distrust",
+        lambda path: seen.append(path) or "it is a test",
+    )
+    parser = Gen2ArgumentParser("x", "y")
+    args = parser.parse([str(tmp_path), "--output", "OUT", "-C", str(override), *words])
+    config = OneConfig()
+    if words:
+        apply_overrides(config, args.overrides, trust=args.trust_config)
+        assert config.number == 7 and not seen
+    else:
+        with pytest.raises(ConfigOverrideError, match="it is a test"):
+            apply_overrides(config, args.overrides, trust=args.trust_config)
