@@ -21,6 +21,7 @@ from .errors import UnsuitableTemplateError
 from .get_template import GetCalexpAsTemplateTask, restore_background
 from .measurement import MeasurementTask
 from .scale_variance import ScaleVarianceTask
+from .select_registry import selectTemplateRegistry
 from .subtract import AlardLuptonSubtractTask
 
 if TYPE_CHECKING:
@@ -139,6 +140,9 @@ class ImageDifferenceConfig(Config):
     doWriteSources = Field[bool](doc="Write the catalogue of DIA sources?", default=True)
 
     # Stages
+    selectTemplate: Any = selectTemplateRegistry.makeField(
+        doc="Choice of the template among several visits.", default="explicit"
+    )
     getTemplate: Any = ConfigurableField(doc="Template on the science grid.", target=GetCalexpAsTemplateTask)
     subtract: Any = ConfigurableField(doc="PSF matching and subtraction.", target=AlardLuptonSubtractTask)
     decorrelate: Any = ConfigurableField(doc="Whitening of the noise.", target=DecorrelateTask)
