@@ -15,6 +15,7 @@ from ..algorithms.threads import get_num_threads
 from ..algorithms.threads_nb import limit_compiled_threads
 from . import exposure_checks as checks
 from ._stand_ins import UnbuiltStageTask
+from .coadd_exposure import coadd_visits
 from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
 from .errors import UnsuitableTemplateError
@@ -290,10 +291,17 @@ class ImageDifferenceTask(Task):
         )
 
     def _compare_exposures(self, exposure: VisitImage, template: VisitImage) -> None:
-        """Refuse a template that is the science exposure itself, or of another band where that matters."""
+        """Refuse a template that is or holds the science exposure, or of another band where that matters."""
         if checks.same_pixels(exposure, template):
             raise UnsuitableTemplateError(
                 "The template is the science exposure itself; give another visit as the template."
+            )
+        visit = exposure.obs_info.visit_id
+        if visit is not None and visit in coadd_visits(template):
+            raise UnsuitableTemplateError(
+                f"Visit {visit} is part of the coadd that is its template, so that what changed is in both; "
+                "give a coadd of others (excludeVisits, minMJD and maxMJD of selectVisits choose them).",
+                visit=visit,
             )
         if exposure.band == template.band:
             return
