@@ -170,7 +170,14 @@ class ImageDifferenceConnections(
         name = f"{self.config.connections.coaddName}Diff_templateChoices"  # type: ignore[attr-defined]
         here = {(_place(q), q["visit"]) for q in quanta}
         templates: dict[DataCoordinate, int | None] = {}
-        for table, members in _read_tables(adjuster, quanta, name):
+        try:
+            tables = _read_tables(adjuster, quanta, name)
+        except (DatasetNotFoundError, MissingDatasetTypeError) as error:
+            raise LookupError(
+                f"There is no {name} of these visits in the input collections; run selectTemplates.yaml "
+                f"first, with the same query ({error})."
+            ) from error
+        for table, members in tables:
             for quantum in members:
                 rows = rows_of(table, int(quantum["visit"]))
                 chosen = rows["visit"][rows["rank"] == 0]

@@ -83,7 +83,7 @@ class TargetGrid:
         UnusableExposureError
             If the exposures are so far apart that the grid would have more than 20000 pixels on a side.
         """
-        from lsst.images import Box, GeneralFrame, SkyProjection
+        from lsst.images import Box, DetectorFrame, SkyProjection
 
         points = np.concatenate(list(corners))
         centre = points.mean(axis=0)
@@ -100,7 +100,8 @@ class TargetGrid:
             )
         box = Box.factory[0:ny, 0:nx]
         wcs.wcs.crpix = [1.0 - x0, 1.0 - y0]
-        projection = SkyProjection.from_fits_wcs(wcs, GeneralFrame(unit=u.pix), pixel_bounds=box)
+        frame = DetectorFrame(instrument=self.instrument, detector=self.detector_id, bbox=box)
+        projection = SkyProjection.from_fits_wcs(wcs, frame, pixel_bounds=box)
         return TargetGrid(
             bbox=box,
             sky_projection=projection,

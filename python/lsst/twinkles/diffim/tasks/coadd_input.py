@@ -75,7 +75,7 @@ class LoadCoaddInputConfig(Config):
     spatialBgOrder = RangeField[int](doc="Degree of the polynomial of the sky.", default=2, min=0, max=6)
     minCoverage = RangeField[float](
         doc="A visit that has data on less than this fraction of the coadd is left out.",
-        default=0.5,
+        default=0.1,
         min=0.0,
         max=1.0,
     )
