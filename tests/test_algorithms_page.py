@@ -10,8 +10,18 @@ from lsst.twinkles.diffim.tasks.make_coadd import MakeCoaddTask
 
 PAGE = (ROOT / "doc" / "algorithms.md").read_text()
 # Names of what tasks return and of columns.
-RESULTS = {"bestSeeing", "bestSeeingQuantile", "centroid_flag", "diffimLimitingMagnitude", "convolvedTemplate", "excessVariance", "matchedTemplate", "psfMatchingKernel",
-           "scoreNoise", "whitened"}  # fmt: skip
+RESULTS = {
+    "bestSeeing",
+    "bestSeeingQuantile",
+    "centroid_flag",
+    "convolvedTemplate",
+    "diffimLimitingMagnitude",
+    "excessVariance",
+    "matchedTemplate",
+    "psfMatchingKernel",
+    "scoreNoise",
+    "whitened",
+}
 NAMED_VALUES = {"convolveTemplate", "convolveScience"}
 
 

@@ -20,7 +20,6 @@ from lsst.twinkles.diffim.algorithms.select.depth import (
     psf_power,
 )
 from lsst.twinkles.diffim.algorithms.select.figures import overlap_fraction
-from lsst.twinkles.diffim.simulation.truth import optimal_flux_error
 
 
 def power_of(sigma):
@@ -78,13 +77,6 @@ def test_symmetry_scaling_and_bounds(a, b, v_a, v_b, factor):
     assert error >= max(flux_error(power_of(a), v_a), flux_error(power_of(b), v_b)) * (1 - 1e-6)
     quadrature = np.hypot(flux_error(power_of(a), v_a), flux_error(power_of(b), v_b))
     assert error >= quadrature * (1 - 1e-6)  # harmonic mean of the powers never exceeds that of the sums
-
-
-def test_agrees_with_the_truth_of_the_simulation():
-    expected = optimal_flux_error(gaussian_stamp(2.2, 41), gaussian_stamp(1.6, 41), 30.0, 80.0)
-    assert difference_flux_error(power_of(2.2), power_of(1.6), 30.0, 80.0) == pytest.approx(
-        expected, rel=1e-3
-    )
 
 
 def test_limiting_magnitude():

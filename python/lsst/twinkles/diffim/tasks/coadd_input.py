@@ -174,6 +174,7 @@ class LoadCoaddInputTask(Task):
                 variance,
                 bad=bad,
                 holes=bad,
+                saturated=np.zeros_like(bad),  # holes like the others: other visits fill them
                 psf=sample_psf(placed.psf, placed.bbox),
                 sky_cell=self.config.backgroundCell,
                 sky_order=self.config.spatialBgOrder,
