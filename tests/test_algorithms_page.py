@@ -6,11 +6,22 @@ import pytest
 from conftest import ROOT
 
 from lsst.twinkles.diffim.tasks.image_difference import ImageDifferenceConfig
+from lsst.twinkles.diffim.tasks.make_coadd import MakeCoaddTask
 
 PAGE = (ROOT / "doc" / "algorithms.md").read_text()
 # Names of what tasks return and of columns.
-RESULTS = {"centroid_flag", "convolvedTemplate", "excessVariance", "matchedTemplate", "psfMatchingKernel",
-           "scoreNoise", "whitened"}  # fmt: skip
+RESULTS = {
+    "bestSeeing",
+    "bestSeeingQuantile",
+    "centroid_flag",
+    "convolvedTemplate",
+    "diffimLimitingMagnitude",
+    "excessVariance",
+    "matchedTemplate",
+    "psfMatchingKernel",
+    "scoreNoise",
+    "whitened",
+}
 NAMED_VALUES = {"convolveTemplate", "convolveScience"}
 
 
@@ -18,6 +29,9 @@ def defaults():
     """All fields of all stages by name."""
     config = ImageDifferenceConfig()
     parts = [config, config.getTemplate.value, config.getTemplate.value.warp.value, config.subtract.value]
+    parts += [config.selectTemplate[name] for name in ("explicit", "psf")]
+    coadd = MakeCoaddTask.ConfigClass()
+    parts += [coadd, coadd.loadInput.value]
     parts += [config.subtract.value.kernel[name] for name in ("zogy", "AL")]
     parts += [
         getattr(config, name).value for name in ("decorrelate", "scaleVariance", "detection", "measurement")
@@ -47,6 +61,9 @@ def test_fields_that_are_named_are_there():
         ("correctionRidge", 100.0), ("kernelMaskLevel", 0.1), ("saturationLimit", 10.0),
         ("rimLimit", 3.0), ("minPsfCoverage", 0.5), ("scoreNoiseTolerance", 0.05),
         ("thresholdValue", 5.0), ("peakRadius", 2), ("growFootprint", 2), ("fitRadiusFwhm", 2.5),
+        ("psfFwhmUnit", "arcsec"), ("minOverlap", 0.9), ("method", "proper"), ("outlierThreshold", 5.0),
+        ("outlierBrightnessError", 0.02), ("outlierPixelThreshold", 6.0), ("maxFractionEpochs", 0.2),
+        ("lostWeightLimit", 0.1),
         ("maxCentroidShiftFwhm", 1.0), ("mode", "convolveTemplate"),
     ],
 )  # fmt: skip
@@ -61,3 +78,5 @@ def test_methods_are_the_defaults_that_the_page_gives():
 
     assert ImageDifferenceConfig().subtract.value.kernel.name == "AL"
     assert TwinklesImageDifferenceConfig().subtract.value.kernel.name == "zogy"
+    assert ImageDifferenceConfig().selectTemplate.name == "explicit"
+    assert TwinklesImageDifferenceConfig().selectTemplate.name == "psf"

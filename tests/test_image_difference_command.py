@@ -255,26 +255,23 @@ def test_template_is_the_science_exposure(out):
     assert not out.exists()
 
 
-def test_only_the_first_template_is_used(out):
-    run = command(
-        "--id", "visit=232", "--templateId", "filter=i", "--templateId", "visit=251", "--output", out
-    )
-    assert run.lines("2 template data ids were given; only the first, {'filter': 'i'}, is used")
-    assert run.lines("selects several exposures", "'visit': 230")
-    assert fetch(out, "differenceExp", 232).templates[0].tract == 230
-
-
-@pytest.mark.parametrize("template", ["999", "999^250"])
-def test_template_that_is_not_there(out, template):
-    run = command(*pair_words(out, template=template))
+def test_template_that_is_not_there(out):
+    run = command(*pair_words(out, template=999))
     assert run.status == 1
     assert run.lines("No data found for templateId={'visit': 999}")
     assert run.lines("Failed on dataId=", "There is no template: --templateId visit=999")
     assert not out.exists()
 
 
-def test_no_template_given(out):
-    run = command("--id", "visit=230", "--output", out)
+def test_of_several_templates_one_that_is_there_is_enough(out):
+    run = command(*pair_words(out, template="999^250"))
+    assert run.status == 0
+    assert run.lines("No data found for templateId={'visit': 999}")
+    assert fetch(out, "differenceExp", 230).templates[0].tract == 250
+
+
+def test_no_template_given_and_none_to_be_chosen(out):
+    run = command("--id", "visit=230", "--output", out, "-c", "selectTemplate.name=explicit")
     assert run.status == 2
     assert "no template specified; give one with --templateId" in run.stderr
     assert not out.exists()
@@ -399,7 +396,7 @@ def test_show_data_quits_unless_told_to_run(out):
 
 
 def test_show_data_needs_neither_output_nor_template():
-    run = command("--id", "visit=231^232", "--show", "data")
+    run = command("--id", "visit=231^232", "--show", "data", "-c", "selectTemplate.name=explicit")
     assert run.status == 0
     assert run.stdout.count("id dataRef.dataId") == 2
 

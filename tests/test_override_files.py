@@ -77,6 +77,14 @@ def test_text_is_tried_first_then_a_literal(name, text, value):
     assert (list(node) if isinstance(value, list) else node) == value
 
 
+def test_fields_of_a_choice_are_those_of_what_is_chosen():
+    config = OuterConfig()
+    set_config_value(config, "kernel.number", "2")
+    set_config_value(config, "kernel.name", "DF")
+    set_config_value(config, "kernel.number", "3")
+    assert (config.kernel["AL"].number, config.kernel["DF"].number) == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

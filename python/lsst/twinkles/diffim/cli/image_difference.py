@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .logs import StderrHandler
     from .pairs import ExposurePair, PairSelection
     from .runner import Outcome
+    from .template_choice import TemplateChooser
 
 _LOG = logging.getLogger(COMMAND_LOGGER)
 _PROG = "imageDifference.py"
@@ -107,17 +108,23 @@ class _Command:
         if args.show_only and "data" not in args.show:
             return 0
         with closing(_open_input(places)) as butler:
-            selection = _select(args, butler, places)
+            chooser = _make_chooser(config, places, butler)
+            selection = _select(args, butler, places, chooser)
             if "data" in args.show:
                 from .show import show_data
 
-                print(show_data(selection.science, selection.templates))
+                print(show_data(selection.science, selection.templates, selection.scores))
             if args.show_only:
                 return 0
-            return self._process(config, places, butler, selection)
+            return self._process(config, places, butler, selection, chooser)
 
     def _process(
-        self, config: ImageDifferenceConfig, places: Places, butler: Butler, selection: PairSelection
+        self,
+        config: ImageDifferenceConfig,
+        places: Places,
+        butler: Butler,
+        selection: PairSelection,
+        chooser: TemplateChooser,
     ) -> int:
         """Open the output, process the pairs, tell how many failed."""
         outcomes = list(self._refuse(selection))
@@ -131,6 +138,7 @@ class _Command:
         output = self._initialize(config, places, butler, selection)
         if output is None:
             return 1
+        chooser.save()
         with closing(output.butler), _profile(self.args):
             outcomes += self._run_pairs(config, places, output, selection)
             return self._finish(outcomes, asked=True, output=output)
@@ -294,15 +302,25 @@ def _open_input(places: Places) -> Butler:
         raise CommandError(str(error)) from error
 
 
-def _select(args: Gen2Arguments, butler: Butler, places: Places) -> PairSelection:
-    """Find the exposures; refuse a command without a template."""
+def _make_chooser(config: ImageDifferenceConfig, places: Places, butler: Butler) -> TemplateChooser:
+    """Return what chooses templates; figures that an earlier run left in the output are used."""
+    from .template_choice import TemplateChooser
+
+    return TemplateChooser(butler, config, places.output)
+
+
+def _select(args: Gen2Arguments, butler: Butler, places: Places, chooser: TemplateChooser) -> PairSelection:
+    """Find the exposures and choose their templates."""
     from ..pipeline.data_ids import DataIdError
     from .pairs import select_pairs
 
-    if not args.template_ids and not args.show_only:
-        raise CommandError("no template specified; give one with --templateId KEY=VALUE, e.g. visit=250")
+    if not args.template_ids and not args.show_only and not chooser.finds_candidates:
+        raise CommandError(
+            "no template specified; give one with --templateId KEY=VALUE, e.g. visit=250, or have one chosen "
+            "(-c selectTemplate.name=psf)"
+        )
     try:
-        return select_pairs(butler, args.ids, args.template_ids, place=places.input)
+        return select_pairs(butler, args.ids, args.template_ids, place=places.input, chooser=chooser)
     except DataIdError as error:
         raise CommandError(str(error)) from error
 

@@ -150,9 +150,17 @@ def find_field(config: Config, name: str) -> tuple[Any, str]:
                 + (f" ({place} has no {step!r})" if place else "")
                 + (f"; did you mean {_closest(step, choices)}?" if _closest(step, choices) else "")
             )
+        if step not in ("name", "names"):
+            node = _active(node)
         if depth < len(path):
             node = getattr(node, step)
     return node, attribute
+
+
+def _active(node: Any) -> Any:
+    """Return the configuration that is chosen, of a choice of several; other nodes as they are."""
+    active = getattr(node, "active", None) if not hasattr(type(node), "_fields") else None
+    return node if active is None or not hasattr(active, "keys") else active
 
 
 def _has_field(node: Any, name: str) -> bool:

@@ -135,6 +135,8 @@ class PairWork:
             describe_template(result.subtractedExposure, template, pair.template)
         ]
         products = self._choose_products(result)
+        if pair.scores is not None:
+            products["templateScores"] = pair.scores
         products["metadata"] = self._describe_run(pair, products)
         put_outputs(self._output, pair.data_id, products, inputs=[pair.science, pair.template])
         return "no detection" if result.diaSources is None else f"{len(result.diaSources)} sources"

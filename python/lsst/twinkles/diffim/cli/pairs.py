@@ -5,14 +5,20 @@ from __future__ import annotations
 __all__ = ("ExposurePair", "PairSelection", "select_pairs")
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from lsst.daf.butler import Butler, DatasetRef
 
 from ..pipeline.data_ids import find_exposures, resolve_data_ids
 from .logs import COMMAND_LOGGER
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from .template_choice import TemplateChooser
 
 _LOG = logging.getLogger(COMMAND_LOGGER)
 
@@ -26,6 +32,9 @@ class ExposurePair:
 
     template: DatasetRef
     """The template (`lsst.daf.butler.DatasetRef`)."""
+
+    scores: Table | None = field(default=None, compare=False, repr=False)
+    """What the template was chosen from (`astropy.table.Table`); `None` if it was named."""
 
     @property
     def data_id(self) -> dict[str, Any]:
@@ -52,7 +61,10 @@ class PairSelection:
     """All science exposures, in order (`tuple` [`lsst.daf.butler.DatasetRef`])."""
 
     templates: tuple[DatasetRef, ...]
-    """Exposures that serve as template, one a detector (`tuple` [`lsst.daf.butler.DatasetRef`])."""
+    """Exposures that serve as template of something (`tuple` [`lsst.daf.butler.DatasetRef`])."""
+
+    scores: dict[str, Table]
+    """Scores of the candidates by the label of the science exposure, where there was a choice (`dict`)."""
 
     named: bool
     """Whether a data id with keys was given, rather than none or a bare ``--id`` (`bool`)."""
@@ -72,6 +84,7 @@ def select_pairs(
     template_ids: Sequence[Mapping[str, str]],
     *,
     place: str,
+    chooser: TemplateChooser,
 ) -> PairSelection:
     """Find the exposures that data ids name, and put them together.
 
@@ -80,11 +93,15 @@ def select_pairs(
     butler : `lsst.daf.butler.Butler`
         Client of the input repository.
     ids, template_ids : sequence of mapping
-        Data ids as the command line has them. The first template id serves;
-        the others are looked for, and ignored. A template is of the same
-        instrument and detector as the science exposure.
+        Data ids as the command line has them. A template is of the same
+        instrument and detector as the science exposure. If the template ids
+        select one exposure of a detector, it is the template; if they select
+        several, these are the candidates; without template ids all exposures
+        are.
     place : `str`
         Name of the repository, for messages.
+    chooser : `TemplateChooser`
+        Chooses among candidates.
 
     Returns
     -------
@@ -98,32 +115,66 @@ def select_pairs(
         If a key is not known or a value cannot be cast.
     """
     science = _find(butler, ids, "dataId", place)
-    candidates = _find(butler, template_ids[:1], "templateId", place)
-    if len(template_ids) > 1:
-        _find(butler, template_ids[1:], "templateId", place)
-        _LOG.warning(
-            "%d template data ids were given; only the first, %s, is used.",
-            len(template_ids),
-            dict(template_ids[0]),
-        )
-    templates = _one_per_detector(candidates)
+    found = _find(butler, template_ids, "templateId", place)
+    if not template_ids and chooser.finds_candidates:
+        found = find_exposures(butler, [{}]).refs
+    candidates = _sort_by_detector(found)
     named_visits = {data_id["visit"] for data_id in resolve_data_ids(ids) if "visit" in data_id}
+    must_have = named_visits if len(science) > 1 else {ref.dataId["visit"] for ref in science}
     pairs: list[ExposurePair] = []
     refused: dict[str, str] = {}
+    scores: dict[str, Table] = {}
     for ref in dict.fromkeys(science):
-        template = templates.get(_detector(ref))
-        if template is None:
-            if template_ids:
-                refused[describe_data_id(ref)] = _no_template(ref, template_ids[0])
-        elif template.id != ref.id:
-            pairs.append(ExposurePair(ref, template))
-        elif ref.dataId["visit"] in named_visits or len(science) == 1:
-            refused[describe_data_id(ref)] = (
-                "It is its own template; take it out of --id or give another --templateId."
-            )
+        label, offered = describe_data_id(ref), candidates[_detector(ref)]
+        if template_ids and len(offered) == 1:
+            pair = _pair_with(ref, offered[0], must_have, refused)
+        elif template_ids and not offered:
+            pair, refused[label] = None, _no_template(ref, template_ids)
+        elif offered or chooser.finds_candidates:
+            pair = _choose(ref, offered, chooser, scores, refused, named=bool(template_ids))
         else:
-            _LOG.warning("The template %s is not subtracted from itself.", describe_data_id(ref))
-    return PairSelection(tuple(pairs), refused, science, tuple(templates.values()), any(ids))
+            pair = None
+        if pair is not None:
+            pairs.append(pair)
+    if template_ids and not pairs:
+        templates = tuple(found)
+    else:
+        templates = tuple(dict.fromkeys(pair.template for pair in pairs))
+    return PairSelection(tuple(pairs), refused, science, templates, scores, any(ids))
+
+
+def _pair_with(
+    science: DatasetRef, template: DatasetRef, must_have: set[Any], refused: dict[str, str]
+) -> ExposurePair | None:
+    """Pair an exposure with the one template there is, if that is another exposure."""
+    label = describe_data_id(science)
+    if template.id != science.id:
+        return ExposurePair(science, template)
+    if science.dataId["visit"] in must_have:
+        refused[label] = "It is its own template; take it out of --id or give another --templateId."
+    else:
+        _LOG.warning("The template %s is not subtracted from itself.", label)
+    return None
+
+
+def _choose(
+    science: DatasetRef,
+    candidates: Sequence[DatasetRef],
+    chooser: TemplateChooser,
+    scores: dict[str, Table],
+    refused: dict[str, str],
+    *,
+    named: bool,
+) -> ExposurePair | None:
+    """Pair an exposure with the best of several candidates; note scores, or why there is no template."""
+    label = describe_data_id(science)
+    template, table, reason = chooser.choose(science, candidates, named=named)
+    if table is not None:
+        scores[label] = table
+    if template is None:
+        refused[label] = reason
+        return None
+    return ExposurePair(science, template, table)
 
 
 def _find(butler: Butler, ids: Sequence[Mapping[str, str]], word: str, place: str) -> tuple[DatasetRef, ...]:
@@ -133,27 +184,22 @@ def _find(butler: Butler, ids: Sequence[Mapping[str, str]], word: str, place: st
     return selection.refs
 
 
-def _one_per_detector(refs: Iterable[DatasetRef]) -> dict[tuple[Any, Any], DatasetRef]:
-    """Return the first exposure of every detector; say so if there are others."""
-    templates: dict[tuple[Any, Any], DatasetRef] = {}
-    ignored = 0
-    for ref in refs:
-        ignored += templates.setdefault(_detector(ref), ref) is not ref
-    if ignored:
-        _LOG.warning(
-            "The template data id selects several exposures of a detector; the first is used: %s.",
-            ", ".join(describe_data_id(ref) for ref in templates.values()),
-        )
-    return templates
+def _sort_by_detector(refs: Iterable[DatasetRef]) -> dict[tuple[Any, Any], list[DatasetRef]]:
+    """Return exposures by instrument and detector, each once and in order."""
+    by_detector: dict[tuple[Any, Any], list[DatasetRef]] = defaultdict(list)
+    for ref in dict.fromkeys(refs):
+        by_detector[_detector(ref)].append(ref)
+    return by_detector
 
 
 def _detector(ref: DatasetRef) -> tuple[Any, Any]:
     return ref.dataId["instrument"], ref.dataId["detector"]
 
 
-def _no_template(ref: DatasetRef, template_id: Mapping[str, str]) -> str:
+def _no_template(ref: DatasetRef, template_ids: Sequence[Mapping[str, str]]) -> str:
+    named = ", ".join(" ".join(f"{k}={v}" for k, v in data_id.items()) for data_id in template_ids[:3])
     return (
-        f"There is no template: --templateId {' '.join(f'{k}={v}' for k, v in template_id.items())} selects "
+        f"There is no template: --templateId {named}{', ...' if len(template_ids) > 3 else ''} selects "
         f"no exposure of {ref.dataId['instrument']} detector {ref.dataId['detector']}; "
         'a bare --templateId with "--show data" lists what there is.'
     )

@@ -8,13 +8,15 @@ import fnmatch
 import io
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .logs import COMMAND_LOGGER
 from .places import CommandError
 
 if TYPE_CHECKING:
+    from astropy.table import Table
+
     from lsst.daf.butler import DatasetRef
     from lsst.pex.config import Config
 
@@ -115,17 +117,43 @@ def _iterate_tasks(config: Config, prefix: str = "") -> Iterator[tuple[str, str]
         target = getattr(value, "target", None)
         if isinstance(target, type):
             yield f"{prefix}{name}", f"{target.__module__}.{target.__qualname__}"
-            value = value.value
+            value = value.active if hasattr(value, "active") else value.value  # a choice, or one task
         elif hasattr(value, "active") and hasattr(value.active, "keys"):
             value = value.active
         if hasattr(value, "saveToStream"):
             yield from _iterate_tasks(value, f"{prefix}{name}.")
 
 
-def show_data(science: Iterable[DatasetRef], templates: Iterable[DatasetRef]) -> str:
-    """Return the data ids of the exposures that were found, a line each."""
+def show_data(
+    science: Iterable[DatasetRef],
+    templates: Iterable[DatasetRef],
+    scores: Mapping[str, Table] | None = None,
+) -> str:
+    """Return the data ids of the exposures that were found, a line each, and the scores of candidates.
+
+    Parameters
+    ----------
+    science, templates : iterable of `lsst.daf.butler.DatasetRef`
+        Exposures.
+    scores : mapping from `str` to `astropy.table.Table`, optional
+        By the label of the science exposure, what its template was chosen from.
+    """
     from .pairs import describe_data_id
 
     lines = [f"id dataRef.dataId = {describe_data_id(ref)}" for ref in science]
     lines += [f"templateId dataRef.dataId = {describe_data_id(ref)}" for ref in templates]
+    for label, table in (scores or {}).items():
+        lines += ["", f"candidates for {label}, best first:", *_format_scores(table)]
     return "\n".join(lines)
+
+
+def _format_scores(scores: Table) -> Iterator[str]:
+    """Yield a header and a line for each candidate, those that may serve first."""
+    yield f"{'visit':>10} {'MJD':>10} {'FWHM/arcsec':>11} {'noise/nJy':>9} {'depth/mag':>9}"
+    ranked = sorted(scores, key=lambda row: (row["rank"] < 0, row["rank"], row["visit"]))
+    for row in ranked:
+        note = "" if row["rank"] > 0 else "  <- template" if row["rank"] == 0 else f"  {row['reason']}"
+        yield (
+            f"{row['visit']:>10} {row['mjd']:>10.2f} {row['psfFwhm']:>11.3f} {row['skyNoise']:>9.2f} "
+            f"{row['predictedDepth']:>9.3f}{note}"
+        )

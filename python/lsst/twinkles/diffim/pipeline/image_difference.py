@@ -10,10 +10,18 @@ __all__ = (
     "TwinklesImageDifferencePipelineTask",
 )
 
+import logging
+from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from lsst.daf.butler import DataCoordinate, DeferredDatasetHandle
-from lsst.pex.config import Field
+from lsst.daf.butler import (
+    DataCoordinate,
+    DatasetNotFoundError,
+    DeferredDatasetHandle,
+    MissingDatasetTypeError,
+)
+from lsst.pex.config import ChoiceField, Field
 from lsst.pipe.base import (
     AlgorithmError,
     AnnotatedPartialOutputsError,
@@ -31,11 +39,15 @@ from ..tasks.image_difference import ImageDifferenceConfig, ImageDifferenceTask
 from ..tasks.twinkles_image_difference import set_twinkles_defaults
 from .ids import DiaSourceIdFactory
 from .provenance import describe_template
+from .select_templates import rows_of
 
 if TYPE_CHECKING:
     from lsst.pipe.base.connections import QuantaAdjuster
 
+_LOG = logging.getLogger(__name__)
+
 _DIMENSIONS = ("instrument", "visit", "detector")
+_GROUP = ("instrument", "physical_filter", "detector")
 
 
 class ImageDifferenceConnections(
@@ -45,9 +57,9 @@ class ImageDifferenceConnections(
 ):
     """Datasets of `ImageDifferencePipelineTask`.
 
-    Science and template exposure are of one dataset type, which two
-    connections of a task cannot share: one connection brings both, and their
-    visits tell them apart.
+    Science exposure and another visit as its template are of one dataset
+    type, which two connections of a task cannot share: one connection brings
+    both, and their visits tell them apart. A coadd has a connection of its own.
     """
 
     exposures = connectionTypes.Input(
@@ -57,6 +69,25 @@ class ImageDifferenceConnections(
         dimensions=_DIMENSIONS,
         multiple=True,
         deferLoad=True,
+    )
+    template = connectionTypes.Input(
+        doc="Coadd of other visits.",
+        name="{coaddName}Coadd_template",
+        storageClass="VisitImage",
+        dimensions=_GROUP,
+        deferLoad=True,
+    )
+    templateChoices = connectionTypes.PrerequisiteInput(
+        doc="Templates chosen for all visits, and the scores of their candidates.",
+        name="{coaddName}Diff_templateChoices",
+        storageClass="ArrowAstropy",
+        dimensions=_GROUP,
+    )
+    templateScores = connectionTypes.Output(
+        doc="Scores of the candidates for the template of this exposure.",
+        name="{coaddName}Diff_templateScores",
+        storageClass="ArrowAstropy",
+        dimensions=_DIMENSIONS,
     )
     differenceExp = connectionTypes.Output(
         doc="Science exposure minus matched template.",
@@ -86,6 +117,9 @@ class ImageDifferenceConnections(
     def __init__(self, *, config: ImageDifferencePipelineConfig) -> None:
         super().__init__(config=config)
         wanted = {
+            "template": config.templateSource == "coadd",
+            "templateChoices": config.templateSource == "chosen",
+            "templateScores": config.templateSource == "chosen",
             "differenceExp": config.doWriteSubtractedExp,
             "matchedExp": config.doWriteMatchedExp,
             "warpedExp": config.doWriteWarpedExp,
@@ -96,25 +130,89 @@ class ImageDifferenceConnections(
                 delattr(self, name)
 
     def adjust_all_quanta(self, adjuster: QuantaAdjuster) -> None:
-        """Give every quantum the template, and the template no quantum."""
-        template_visit = self.config.templateVisit  # type: ignore[attr-defined]
+        """Give every quantum its template, and take away those that have none."""
+        source = self.config.templateSource  # type: ignore[attr-defined]
         quanta = list(adjuster.iter_data_ids())
-        templates = {_place(q): q for q in quanta if q["visit"] == template_visit}
-        # All additions come first: a quantum that is removed takes its inputs along.
+        if source == "coadd":
+            self._remove_members(adjuster, quanta)
+            return
+        if source == "chosen":
+            templates = self._read_choices(adjuster, quanta)
+        else:
+            templates = self._name_template(quanta)
+        by_place = {(_place(q), int(q["visit"])): q for q in quanta}
         orphans = []
+        # All additions come first: a quantum that is removed takes its inputs along.
         for quantum in quanta:
-            template = templates.get(_place(quantum))
-            if template is None:
+            visit = templates[quantum]
+            if visit is None:
                 orphans.append(quantum)
-            elif template is not quantum:
-                adjuster.add_input(quantum, "exposures", template)
-        for quantum in [*orphans, *templates.values()]:
+            else:
+                adjuster.add_input(quantum, "exposures", by_place[_place(quantum), visit])
+        for quantum in orphans:
             adjuster.remove_quantum(quantum)
-        if quanta and not templates:
+
+    def _name_template(self, quanta: list[DataCoordinate]) -> dict[DataCoordinate, int | None]:
+        """Return the one template for each quantum, `None` for its own and where it was not taken."""
+        visit = self.config.templateVisit  # type: ignore[attr-defined]
+        places = {_place(q) for q in quanta if q["visit"] == visit}
+        if quanta and not places:
             raise LookupError(
-                f"templateVisit={template_visit} is not among the visits of the data query; "
-                f"widen it, for example -d 'visit IN ({quanta[0]['visit']}, {template_visit})'."
+                f"templateVisit={visit} is not among the visits of the data query; "
+                f"widen it, for example -d 'visit IN ({quanta[0]['visit']}, {visit})'."
             )
+        return {q: visit if q["visit"] != visit and _place(q) in places else None for q in quanta}
+
+    def _read_choices(
+        self, adjuster: QuantaAdjuster, quanta: list[DataCoordinate]
+    ) -> dict[DataCoordinate, int | None]:
+        """Return the chosen template of each quantum, `None` where none may serve."""
+        name = f"{self.config.connections.coaddName}Diff_templateChoices"  # type: ignore[attr-defined]
+        here = {(_place(q), q["visit"]) for q in quanta}
+        templates: dict[DataCoordinate, int | None] = {}
+        try:
+            tables = _read_tables(adjuster, quanta, name)
+        except (DatasetNotFoundError, MissingDatasetTypeError) as error:
+            raise LookupError(
+                f"There is no {name} of these visits in the input collections; run selectTemplates.yaml "
+                f"first, with the same query ({error})."
+            ) from error
+        for table, members in tables:
+            for quantum in members:
+                rows = rows_of(table, int(quantum["visit"]))
+                chosen = rows["visit"][rows["rank"] == 0]
+                templates[quantum] = int(chosen[0]) if len(chosen) else None
+                if len(chosen) and (_place(quantum), int(chosen[0])) not in here:
+                    raise LookupError(
+                        f"Visit {int(chosen[0])}, the template of visit {quantum['visit']}, is not among the "
+                        "visits of the data query; widen it to those that selectTemplates chose from."
+                    )
+        return templates
+
+    def _remove_members(self, adjuster: QuantaAdjuster, quanta: list[DataCoordinate]) -> None:
+        """Take away the visits that are part of a coadd that is there; one still to be made refuses later."""
+        name = f"{self.config.connections.coaddName}Coadd_inputs"  # type: ignore[attr-defined]
+        with suppress(DatasetNotFoundError, MissingDatasetTypeError):
+            for table, members in _read_tables(adjuster, quanta, name):
+                coadded = set(table["visit"][table["weight"] > 0])
+                for quantum in members:
+                    if quantum["visit"] in coadded:
+                        _LOG.warning("Visit %s is part of the coadd: no difference.", quantum["visit"])
+                        adjuster.remove_quantum(quantum)
+
+
+def _read_tables(
+    adjuster: QuantaAdjuster, quanta: list[DataCoordinate], name: str
+) -> list[tuple[Any, list[DataCoordinate]]]:
+    """Return the stored table of each filter and detector, and the quanta that it is of."""
+    groups: dict[tuple[Any, ...], list[DataCoordinate]] = defaultdict(list)
+    for quantum in quanta:
+        full = adjuster.expand_quantum_data_id(quantum)
+        groups[tuple(full[key] for key in _GROUP)].append(quantum)
+    return [
+        (adjuster.butler.get(name, dict(zip(_GROUP, group, strict=True))), members)
+        for group, members in groups.items()
+    ]
 
 
 def _place(data_id: DataCoordinate) -> tuple[Any, Any]:
@@ -130,6 +228,15 @@ class ImageDifferencePipelineConfig(
     override files load here and on the command line of Gen2 form.
     """
 
+    templateSource = ChoiceField[str](
+        doc="Where templates come from.",
+        default="visit",
+        allowed={
+            "visit": "One visit is the template of all others (templateVisit).",
+            "chosen": "The visit that the task selectTemplates has chosen for each, in an earlier run.",
+            "coadd": "A coadd of other visits for each filter and detector, made by makeTemplate.",
+        },
+    )
     templateVisit = Field[int](
         doc="Visit that serves as template; it has to be in the data query.", optional=True
     )
@@ -137,7 +244,7 @@ class ImageDifferencePipelineConfig(
     def validate(self) -> None:
         """Check that there is a template, and one name for the outputs."""
         super().validate()
-        if self.templateVisit is None:
+        if self.templateSource == "visit" and self.templateVisit is None:
             raise ValueError("templateVisit must be set, for example -c imageDifference:templateVisit=250.")
         if self.connections.coaddName != self.coaddName:
             raise ValueError(
@@ -147,13 +254,13 @@ class ImageDifferencePipelineConfig(
 
 
 class ImageDifferencePipelineTask(PipelineTask, ImageDifferenceTask):
-    """Subtract one visit from others, as a task that ``pipetask run`` executes.
+    """Subtract templates from visits, as a task that ``pipetask run`` executes.
 
     Notes
     -----
-    ``run`` is that of `ImageDifferenceTask`; this class moves the data. The
-    query (``-d``) has to select the template visit along with the science
-    visits; no difference is made of the template itself.
+    ``run`` is that of `ImageDifferenceTask`; this class moves the data. Where
+    the template is a visit, the query (``-d``) has to select it along with the
+    science visits; no difference is made of a template from itself.
     """
 
     ConfigClass = ImageDifferencePipelineConfig
@@ -173,9 +280,11 @@ class ImageDifferencePipelineTask(PipelineTask, ImageDifferenceTask):
         data_id = butlerQC.quantum.dataId
         assert data_id is not None, "guaranteed by the dimensions of the task"
         science_visit = int(data_id["visit"])
-        handles = {h.dataId["visit"]: h for h in butlerQC.get(inputRefs)["exposures"]}
-        science = handles[science_visit].get()
-        template_handle = handles[self.config.templateVisit]
+        inputs = butlerQC.get(inputRefs)
+        handles = {h.dataId["visit"]: h for h in inputs["exposures"]}
+        science = handles.pop(science_visit).get()
+        # Beside the science exposure there is the visit that is the template, or none.
+        template_handle = inputs["template"] if "template" in inputs else next(iter(handles.values()))
         template = template_handle.get()
         factory = DiaSourceIdFactory(science_visit, int(data_id["detector"]))
         try:
@@ -189,6 +298,8 @@ class ImageDifferencePipelineTask(PipelineTask, ImageDifferenceTask):
             "warpedExp": result.warpedExposure,
             "diaSrc": result.diaSources,
         }
+        if "templateChoices" in inputs:
+            outputs["templateScores"] = rows_of(inputs["templateChoices"], science_visit)
         wanted = {name for name, _ in outputRefs}
         butlerQC.put(Struct(**{k: v for k, v in outputs.items() if k in wanted}), outputRefs)
 

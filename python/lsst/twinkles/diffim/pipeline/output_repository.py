@@ -48,6 +48,7 @@ OUTPUTS: dict[str, _Output] = {
     "scoreExp": _Output("DifferenceImage", _EXPOSURE, _PER_EXPOSURE % "scoreexp"),
     "diaSrc": _Output("ArrowAstropy", _EXPOSURE, _PER_EXPOSURE % "diaSrc"),
     "kernelSrc": _Output("ArrowAstropy", _EXPOSURE, _PER_EXPOSURE % "kernelSrc"),
+    "templateScores": _Output("ArrowAstropy", _EXPOSURE, _PER_EXPOSURE % "templateScores"),
     "metadata": _Output("TaskMetadata", _EXPOSURE, _PER_EXPOSURE % "metadata"),
     "log": _Output("ButlerLogRecords", _EXPOSURE, _PER_EXPOSURE % "log"),
     "config": _Output("Config", (), "config"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("NO_SKYMAP", "describe_template", "make_provenance", "template_info")
+__all__ = ("CCD_COADD", "NO_SKYMAP", "describe_template", "make_provenance", "template_info")
 
 import math
 from collections.abc import Iterable
@@ -21,6 +21,9 @@ from lsst.images import (
 
 NO_SKYMAP = "visit"
 """Stands in the ``skymap`` field of a template that is a single visit."""
+
+CCD_COADD = "coadd"
+"""Stands there for a coadd of visits that is not on the patches of a sky map."""
 
 
 def make_provenance(inputs: Iterable[DatasetRef]) -> DatasetProvenance:
@@ -128,16 +131,18 @@ def template_info(
     Returns
     -------
     info : `lsst.images.DifferenceImageTemplateInfo`
-        The framework's record, made for coadds. A single visit has no tract
-        or patch: ``skymap`` is "visit", ``tract`` the visit number and
-        ``patch`` the detector, so that the pair still names the template.
+        The framework's record, made for coadds on patches. A single visit has no
+        tract or patch: ``skymap`` is "visit", ``tract`` the visit number and
+        ``patch`` the detector, so that the pair still names the template. Of a
+        coadd for a detector ``skymap`` is "coadd" and ``tract`` 0.
     """
+    visit = template_ref.dataId.get("visit")
     if isinstance(bounds, Box):
         bounds = Polygon.from_box(bounds)
     xx, yy, xy = (math.nan,) * 3 if psf_moments is None else map(float, psf_moments)
     return DifferenceImageTemplateInfo(
-        skymap=NO_SKYMAP,
-        tract=int(template_ref.dataId["visit"]),
+        skymap=CCD_COADD if visit is None else NO_SKYMAP,
+        tract=0 if visit is None else int(visit),
         patch=int(template_ref.dataId["detector"]),
         dataset_id=template_ref.id,
         dataset_run=template_ref.run,

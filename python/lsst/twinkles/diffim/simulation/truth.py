@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import astropy.units as u
 import numpy as np
 from astropy.table import Table, vstack
-from scipy import fft
 
-from ..adapters.psfs import sample_psf
-from ..algorithms.fourier import half_plane_weights
+from ..adapters.psfs import sample_psf, square_odd
+from ..algorithms.psf_grid import PsfGrid
+from ..algorithms.select.depth import difference_flux_error, psf_power
 
 if TYPE_CHECKING:
     from lsst.images import VisitImage
@@ -39,10 +39,8 @@ def optimal_flux_error(
 ) -> np.ndarray:
     """Return the error of the best possible flux of a point source in a difference.
 
-    The best statistic for the difference of two images with white noise has
-    the information ``sum |S|^2 |T|^2 / (v_T |S|^2 + v_S |T|^2) / n^2`` (Zackay,
-    Ofek & Gal-Yam 2016, ApJ 830, 27, eqs. 12-16), S and T the transforms of
-    the unit-sum PSFs.
+    The expression is that of `~lsst.twinkles.diffim.algorithms.select.depth.difference_flux_error`, here for
+    two PSFs and many variances.
 
     Parameters
     ----------
@@ -56,14 +54,13 @@ def optimal_flux_error(
     error : `numpy.ndarray`, ``(N,)``
         Standard deviation of the flux in the unit of the images.
     """
-    science = np.abs(fft.rfft2(psf_science, (_TRANSFORM_SIZE,) * 2)) ** 2
-    template = np.abs(fft.rfft2(psf_template, (_TRANSFORM_SIZE,) * 2)) ** 2
-    weight = half_plane_weights(_TRANSFORM_SIZE)
+    powers = [
+        psf_power(PsfGrid.constant(square_odd(psf)), side=_TRANSFORM_SIZE)
+        for psf in (psf_science, psf_template)
+    ]
     # The result depends on the ratio of the variances but for a factor.
     ratio = np.linspace(-4, 4, 81)
-    scale = 10 ** ratio[:, None, None]
-    information = (weight * science * template / (scale * science + template + 1e-300)).sum(axis=(1, 2))
-    table = _TRANSFORM_SIZE / np.sqrt(information)
+    table = difference_flux_error(powers[0][None], powers[1][None], np.ones_like(ratio), 10**ratio)
     variance_science = np.asarray(variance_science, dtype=float)
     observed = np.log10(np.asarray(variance_template, dtype=float) / variance_science)
     return np.sqrt(variance_science) * np.exp(np.interp(observed, ratio, np.log(table)))

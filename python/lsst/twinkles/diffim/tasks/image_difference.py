@@ -16,12 +16,14 @@ from ..algorithms.threads import get_num_threads
 from ..algorithms.threads_nb import limit_compiled_threads
 from . import exposure_checks as checks
 from ._stand_ins import UnbuiltStageTask
+from .coadd_exposure import coadd_visits
 from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
 from .errors import UnsuitableTemplateError
 from .get_template import GetCalexpAsTemplateTask, restore_background
 from .measurement import MeasurementTask
 from .scale_variance import ScaleVarianceTask
+from .select_registry import selectTemplateRegistry
 from .subtract import AlardLuptonSubtractTask
 
 if TYPE_CHECKING:
@@ -140,6 +142,9 @@ class ImageDifferenceConfig(Config):
     doWriteSources = Field[bool](doc="Write the catalogue of DIA sources?", default=True)
 
     # Stages
+    selectTemplate: Any = selectTemplateRegistry.makeField(
+        doc="Choice of the template among several visits.", default="explicit"
+    )
     getTemplate: Any = ConfigurableField(doc="Template on the science grid.", target=GetCalexpAsTemplateTask)
     subtract: Any = ConfigurableField(doc="PSF matching and subtraction.", target=AlardLuptonSubtractTask)
     decorrelate: Any = ConfigurableField(doc="Whitening of the noise.", target=DecorrelateTask)
@@ -287,10 +292,17 @@ class ImageDifferenceTask(Task):
         )
 
     def _compare_exposures(self, exposure: VisitImage, template: VisitImage) -> None:
-        """Refuse a template that is the science exposure itself, or of another band where that matters."""
+        """Refuse a template that is or holds the science exposure, or of another band where that matters."""
         if checks.same_pixels(exposure, template):
             raise UnsuitableTemplateError(
                 "The template is the science exposure itself; give another visit as the template."
+            )
+        visit = exposure.obs_info.visit_id
+        if visit is not None and visit in coadd_visits(template):
+            raise UnsuitableTemplateError(
+                f"Visit {visit} is part of the coadd that is its template, so that what changed is in both; "
+                "give a coadd of others (excludeVisits, minMJD and maxMJD of selectVisits choose them).",
+                visit=visit,
             )
         if exposure.band == template.band:
             return

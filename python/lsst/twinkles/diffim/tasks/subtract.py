@@ -26,7 +26,7 @@ from .difference_image import make_difference_image, make_matched_image, merge_m
 from .engines import Exposures, Roles, Subtraction
 from .errors import InsufficientKernelSourcesError, NoKernelCandidatesError, UnusableExposureError
 from .kernel import AlardLuptonKernelConfig, ZogyKernelConfig, make_settings
-from .subtraction_figures import footprint_ratios, limiting_magnitude
+from .subtraction_figures import footprint_ratios, limiting_magnitude, predicted_depth
 from .zogy import ZogyEngine
 
 if TYPE_CHECKING:
@@ -398,11 +398,12 @@ class AlardLuptonSubtractTask(Task):
         self.metadata["spatialKernelOrder"] = solution.kernel_order
         self.metadata["nKernelSourcesUsed"] = int(solution.used.sum())
         scale = solution.kernel_sum if roles.template_convolved else 1.0 / solution.kernel_sum
-        limits = limiting_magnitude(
-            exposures.science, exposures.prepared_science.data, exposures.prepared_template.data, scale
-        )
-        for name, value in limits.items():
+        data = exposures.prepared_science.data, exposures.prepared_template.data
+        for name, value in limiting_magnitude(exposures.science, *data, scale).items():
             self.metadata[name] = value
+        depth = predicted_depth(exposures.science, *data, scale)
+        if depth is not None:
+            self.metadata["predictedDepth"] = depth
         ratios = footprint_ratios(
             exposures.prepared_science.data.image,
             difference.image.array,

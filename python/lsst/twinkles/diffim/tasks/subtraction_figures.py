@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("footprint_ratios", "limiting_magnitude", "nanojansky_scale")
+__all__ = ("footprint_ratios", "limiting_magnitude", "nanojansky_scale", "predicted_depth")
 
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 from ..algorithms.match.match import MatchInput
 from ..algorithms.match.prefilter import cut_stamps
 from ..algorithms.psf_grid import PsfGrid
+from ..algorithms.select import depth
 
 if TYPE_CHECKING:
     from lsst.images import VisitImage
@@ -65,6 +66,36 @@ def limiting_magnitude(
         f"{name}LimitingMagnitude": float(_ZERO_POINT_NJY - 2.5 * np.log10(5.0 * error * scale))
         for name, error in limits.items()
     }
+
+
+def predicted_depth(
+    science: VisitImage, science_data: MatchInput, template_data: MatchInput, flux_scale: float
+) -> float | None:
+    """Return the AB magnitude of a point source at 5 sigma in the best possible difference.
+
+    Unlike ``diffimLimitingMagnitude`` of `limiting_magnitude` it is what the white difference reaches, and
+    what the choice of a template goes by.
+
+    Parameters
+    ----------
+    science, science_data, template_data, flux_scale
+        As for `limiting_magnitude`.
+
+    Returns
+    -------
+    magnitude : `float` or `None`
+        `None` if the science exposure is not calibrated.
+    """
+    scale = nanojansky_scale(science)
+    if scale is None:
+        return None
+    error = depth.difference_flux_error(
+        depth.psf_power(science_data.psf),
+        depth.psf_power(template_data.psf),
+        science_data.sky.median,
+        flux_scale**2 * template_data.sky.median,
+    )
+    return float(depth.limiting_magnitude(scale * error))
 
 
 def _flux_error(psf: PsfGrid, variance: float) -> float:

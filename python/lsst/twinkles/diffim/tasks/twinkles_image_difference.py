@@ -22,8 +22,10 @@ def set_twinkles_defaults(config: ImageDifferenceConfig) -> None:
     another visit and may be the wider of the two: the direction of the
     convolution is chosen from the PSFs, and the method is the one that needs
     none: their PSFs are well known. The visits of one pointing are taken in
-    several bands, hence no insistence on the same one.
+    several bands, hence no insistence on the same one if a template is named;
+    one that is not named is chosen by PSF and noise among those of the band.
     """
+    config.selectTemplate.name = "psf"
     config.getTemplate.retarget(GetCalexpAsTemplateTask)
     config.subtract.mode = "auto"
     config.subtract.kernel.name = "zogy"
