@@ -8,61 +8,30 @@ Of our own are ``significance``, ``footprint``, ``nPeaks``, ``isMerged``, ``foot
 
 from __future__ import annotations
 
-__all__ = ("make_dia_source_table",)
+__all__ = ("flux_calibration", "make_dia_source_table", "sky_jacobian")
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
 from astropy.table import Column, Table
 
-from ..algorithms.match.prefilter import cut_stamps
-from ..algorithms.measure.psf_fit import ForcedFluxes, PsfFits
+from ..algorithms.measure.psf_fit import PsfFits
+from .plugins.base import MeasurementInputs
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage, SkyProjection
 
-_FLAGS = {
-    "bad": ("BAD",),
-    "cr": ("COSMIC_RAY",),
-    "edge": ("DETECTION_EDGE", "NO_DATA"),
-    "interpolated": ("INTERPOLATED",),
-    "nodata": ("NO_DATA",),
-    "saturated": ("SATURATED",),
-    "saturated_template": ("SAT_TEMPLATE",),
-    "streak": ("STREAK",),
-    "suspect": ("SUSPECT",),
-}
 
-
-def make_dia_source_table(
-    difference: DifferenceImage,
-    sources: Table,
-    fits: PsfFits,
-    forced: Mapping[str, ForcedFluxes],
-    *,
-    id_base: int,
-    half: int,
-    core: int,
-) -> Table:
+def make_dia_source_table(inputs: MeasurementInputs, *, id_base: int) -> Table:
     """Bring measurements into the form of the catalogue.
 
     Parameters
     ----------
-    difference : `lsst.images.DifferenceImage`
-        Image on which they were made.
-    sources : `astropy.table.Table`
-        Detections, in the order of the measurements.
-    fits : `~lsst.twinkles.diffim.algorithms.measure.psf_fit.PsfFits`
-        Positions and fluxes on the difference.
-    forced : mapping from `str` to `~lsst.twinkles.diffim.algorithms.measure.psf_fit.ForcedFluxes`
-        Fluxes on ``science`` and ``template``; may be empty.
+    inputs : `~lsst.twinkles.diffim.tasks.plugins.MeasurementInputs`
+        Detections, positions and fluxes on the difference, and the columns of the plug-ins.
     id_base : `int`
         First ``diaSourceId``.
-    half, core : `int`
-        Half sides in pixels of the squares in which a pixel flag, and one that ends in ``Center``, looks
-        for masked pixels.
 
     Returns
     -------
@@ -70,12 +39,10 @@ def make_dia_source_table(
         One row for each source; every column has a description and, if it has a dimension, a unit.
     """
     table = Table()
-    box = difference.bbox
-    n = len(sources)
+    difference, sources, fits = inputs.exposure, inputs.detections, inputs.fits
     _add_identity(table, difference, sources, id_base)
-    x, y = fits.x + box.x.start, fits.y + box.y.start
-    _add_positions(table, difference, fits, x, y)
-    _add_fluxes(table, difference, sources, fits, forced, x, y)
+    _add_positions(table, difference, fits)
+    _add_fluxes(table, inputs)
     for name, text in (
         ("significance", "Signed significance of the peak on the score image"),
         ("footprint", "Number of the footprint in this image; sources that share it touch"),
@@ -89,8 +56,9 @@ def make_dia_source_table(
     table["bboxSize"] = Column(
         np.asarray(sources["bboxSize"]), unit=u.pix, description="Longer side of its bounding box"
     )
-    _add_pixel_flags(table, difference, fits, half, core)
-    assert len(table) == n
+    for name, column in inputs.columns.items():
+        table[name] = column
+    assert len(table) == len(sources)
     return table
 
 
@@ -130,17 +98,12 @@ def _add_identity(table: Table, difference: DifferenceImage, sources: Table, id_
         )
 
 
-def _add_positions(
-    table: Table, difference: DifferenceImage, fits: PsfFits, x: np.ndarray, y: np.ndarray
-) -> None:
+def _add_positions(table: Table, difference: DifferenceImage, fits: PsfFits) -> None:
     """Add pixel and sky positions, with errors through the local affine part of the projection."""
-    projection = difference.sky_projection
-    ra, dec = _sky_degrees(projection, x, y)
-    jacobian = np.empty((len(x), 2, 2))
-    for k, (dx, dy) in enumerate(((0.5, 0.0), (0.0, 0.5))):
-        high, low = _sky_degrees(projection, x + dx, y + dy), _sky_degrees(projection, x - dx, y - dy)
-        jacobian[:, 0, k] = np.mod(high[0] - low[0] + 180.0, 360.0) - 180.0
-        jacobian[:, 1, k] = high[1] - low[1]
+    box = difference.bbox
+    x, y = fits.x + box.x.start, fits.y + box.y.start
+    ra, dec = _sky_degrees(difference.sky_projection, x, y)
+    jacobian = _degrees_by_pixel(difference.sky_projection, x, y)
     pixel = np.empty((len(x), 2, 2))
     pixel[:, 0, 0], pixel[:, 1, 1] = fits.x_error**2, fits.y_error**2
     pixel[:, 0, 1] = pixel[:, 1, 0] = fits.xy_covariance
@@ -176,66 +139,50 @@ def _sky_degrees(projection: SkyProjection, x: np.ndarray, y: np.ndarray) -> tup
     return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
 
 
-def _add_fluxes(
-    table: Table,
-    difference: DifferenceImage,
-    sources: Table,
-    fits: PsfFits,
-    forced: Mapping[str, ForcedFluxes],
-    x: np.ndarray,
-    y: np.ndarray,
-) -> None:
-    scale, unit = _calibration(difference, x, y)
-    table["isNegative"] = Column(np.asarray(sources["isNegative"]), description="Detected as negative")
+def _degrees_by_pixel(projection: SkyProjection, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return derivatives of right ascension and declination with respect to x and y, ``(N, 2, 2)``."""
+    jacobian = np.empty((len(x), 2, 2))
+    for k, (dx, dy) in enumerate(((0.5, 0.0), (0.0, 0.5))):
+        high, low = _sky_degrees(projection, x + dx, y + dy), _sky_degrees(projection, x - dx, y - dy)
+        jacobian[:, 0, k] = np.mod(high[0] - low[0] + 180.0, 360.0) - 180.0
+        jacobian[:, 1, k] = high[1] - low[1]
+    return jacobian
+
+
+def sky_jacobian(difference: DifferenceImage, fits: PsfFits) -> np.ndarray:
+    """Return arcseconds to the east and north by pixels along x and y at each source, ``(N, 2, 2)``."""
+    box = difference.bbox
+    x, y = fits.x + box.x.start, fits.y + box.y.start
+    jacobian = 3600.0 * _degrees_by_pixel(difference.sky_projection, x, y)
+    _, dec = _sky_degrees(difference.sky_projection, x, y)
+    jacobian[:, 0] *= np.cos(np.deg2rad(dec))[:, None]
+    return jacobian
+
+
+def _add_fluxes(table: Table, inputs: MeasurementInputs) -> None:
+    fits, scale, unit = inputs.fits, inputs.flux_scale, inputs.flux_unit
+    table["isNegative"] = Column(
+        np.asarray(inputs.detections["isNegative"]), description="Detected as negative"
+    )
     table["snr"] = Column(fits.flux / fits.flux_error, description="psfFlux over its error")
     table["psfFlux"] = Column(fits.flux * scale, unit=unit, description="PSF flux on the difference")
     table["psfFluxErr"] = Column(fits.flux_error * scale, unit=unit, description="Standard error of psfFlux")
     table["psfChi2"] = Column(fits.chi2, description="Chi square of the PSF fit")
     table["psfNdata"] = Column(fits.n_pixels.astype(np.int32), description="Pixels in the PSF fit")
     table["psfFlux_flag"] = Column(~np.isfinite(fits.flux), description="No PSF flux")
-    texts = {"science": "science image", "template": "matched template"}
-    for name, values in forced.items():
-        table[f"{name}Flux"] = Column(
-            values.flux * scale, unit=unit, description=f"Forced PSF flux on the {texts[name]}"
-        )
-        table[f"{name}FluxErr"] = Column(
-            values.error * scale, unit=unit, description=f"Standard error of {name}Flux"
-        )
 
 
-def _calibration(difference: DifferenceImage, x: np.ndarray, y: np.ndarray) -> tuple[Any, u.UnitBase]:
-    """Return factor and unit that turn fluxes in pixel units into those of the table."""
+def flux_calibration(difference: DifferenceImage, fits: PsfFits) -> tuple[np.ndarray, u.UnitBase]:
+    """Return factors, ``(N,)``, and unit that turn fluxes in pixel units into those of the table."""
     unit = difference.unit
     if unit.is_equivalent(u.nJy):
-        return float(unit.to(u.nJy)), u.nJy
+        return np.full(len(fits.x), float(unit.to(u.nJy))), u.nJy
     scaling = difference.photometric_scaling
     if scaling is None or scaling.unit is None or not (unit * scaling.unit).is_equivalent(u.nJy):
-        return 1.0, unit
-    area = scaling.bounds.bbox
+        return np.ones(len(fits.x)), unit
+    area, box = scaling.bounds.bbox, difference.bbox
     values = scaling(
-        x=np.clip(x, area.x.start - 0.5, area.x.stop - 0.5),
-        y=np.clip(y, area.y.start - 0.5, area.y.stop - 0.5),
+        x=np.clip(fits.x + box.x.start, area.x.start - 0.5, area.x.stop - 0.5),
+        y=np.clip(fits.y + box.y.start, area.y.start - 0.5, area.y.stop - 0.5),
     )
     return np.asarray(values, float) * float((unit * scaling.unit).to(u.nJy)), u.nJy
-
-
-def _add_pixel_flags(table: Table, difference: DifferenceImage, fits: PsfFits, half: int, core: int) -> None:
-    """Add whether masked pixels lie near the position, or at it."""
-    mask = difference.mask
-    ny, nx = mask.bbox.shape
-    ix = np.clip(np.round(fits.x), 0, nx - 1).astype(int)
-    iy = np.clip(np.round(fits.y), 0, ny - 1).astype(int)
-    any_flag = np.zeros(len(ix), dtype=bool)
-    for name, planes in _FLAGS.items():
-        present = [p for p in planes if p in mask.schema.names]
-        plane = np.any([mask.get(p) for p in present], axis=0) if present else np.zeros((ny, nx), bool)
-        near, centre = np.zeros(len(ix), bool), np.zeros(len(ix), bool)
-        if plane.any() and len(ix):
-            near = cut_stamps(plane, ix, iy, half).any(axis=(1, 2))
-            centre = cut_stamps(plane, ix, iy, core).any(axis=(1, 2))
-        text = ", ".join(planes)
-        table[f"pixelFlags_{name}"] = Column(near, description=f"{text} within {half} pixels")
-        if name != "edge":
-            table[f"pixelFlags_{name}Center"] = Column(centre, description=f"{text} within {core} pixels")
-        any_flag |= centre
-    table["pixelFlags"] = Column(any_flag, description="Any of the pixelFlags that end in Center")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ("MeasurementConfig", "MeasurementTask")
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +18,16 @@ from ..adapters.kernels import evaluate_kernel
 from ..adapters.masks import bad_pixels
 from ..adapters.psfs import psf_fwhm, sample_psf
 from ..algorithms.fourier import half_plane_weights, transform_stamps
-from ..algorithms.measure.psf_fit import ForcedFluxes, PsfFits, fit_point_sources, measure_forced_fluxes
+from ..algorithms.measure.psf_fit import PsfFits, fit_point_sources
 from ..algorithms.noise import fit_sky
 from ..algorithms.psf_grid import PsfGrid
 from ..algorithms.spatial import chebyshev_image
-from .dia_source_table import make_dia_source_table
+from .dia_source_table import flux_calibration, make_dia_source_table, sky_jacobian
+from .plugins import MeasurementInputs, MeasurementPlugin, measurementPlugins
+from .plugins.base import MeasuredImage
 
 if TYPE_CHECKING:
-    from lsst.images import DifferenceImage, VisitImage
+    from lsst.images import Box, DifferenceImage, VisitImage
 
 
 class MeasurementConfig(Config):
@@ -48,8 +50,15 @@ class MeasurementConfig(Config):
         default=8,
         min=1,
     )
+    plugins: Any = measurementPlugins.makeField(
+        "What is measured beside position and PSF flux.",
+        default=["pixelFlags", "forcedFluxes"],
+        multi=True,
+    )
     doForcedMeasurement = Field[bool](
-        doc="Measure PSF fluxes on the science image and the matched template, too?", default=True
+        doc="Measure PSF fluxes on the science image and the matched template (plug-in forcedFluxes)? "
+        "If not, that plug-in does not run.",
+        default=True,
     )
     skyCell = RangeField[int](
         doc="Side in pixels of the cells whose medians give the sky of these two; smaller on small images.",
@@ -57,15 +66,6 @@ class MeasurementConfig(Config):
         min=16,
     )
     skyOrder = RangeField[int](doc="Order of the polynomial through them.", default=2, min=0)
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """An image ready for measurement."""
-
-    image: np.ndarray
-    weight: np.ndarray
-    psf: PsfGrid
 
 
 class MeasurementTask(Task):
@@ -109,8 +109,39 @@ class MeasurementTask(Task):
         pixels = self._weigh(difference)
         fwhm = psf_fwhm(pixels.psf)
         half = int(np.ceil(self.config.fitRadiusFwhm * fwhm))
-        box = difference.bbox
-        fits = fit_point_sources(
+        fits = self._fit(pixels, sources, difference.bbox, fwhm, half).scaled(errorScale)
+        plugins = self._make_plugins()
+        science_pixels, template_pixels = (
+            self._weigh_direct_images(difference, science, matchedTemplate)
+            if any(plugin.uses_direct_images for plugin in plugins)
+            else (None, None)
+        )
+        scale, unit = flux_calibration(difference, fits)
+        inputs = MeasurementInputs(
+            difference=pixels, science=science_pixels, template=template_pixels,
+            exposure=difference, detections=sources, fits=fits, fwhm=fwhm, half=half,
+            flux_scale=scale, flux_unit=unit, sky_jacobian=sky_jacobian(difference, fits),
+            error_scale=errorScale, columns={},
+        )  # fmt: skip
+        for plugin in plugins:
+            inputs = replace(inputs, columns={**inputs.columns, **plugin.measure(inputs)})
+        table = make_dia_source_table(inputs, id_base=idBase)
+        self.metadata["nCentroidFailures"] = int(fits.failed.sum())
+        self.log.info("Measured %d sources, %d without a centroid.", len(table), fits.failed.sum())
+        return Struct(diaSources=table)
+
+    def _make_plugins(self) -> list[MeasurementPlugin]:
+        """Return the plug-ins that are switched on, in the order in which they run."""
+        plugins = [
+            plugin
+            for name, plugin in zip(self.config.plugins.names, self.config.plugins.apply(), strict=True)
+            if name != "forcedFluxes" or self.config.doForcedMeasurement
+        ]
+        return sorted(plugins, key=lambda plugin: plugin.order)
+
+    def _fit(self, pixels: MeasuredImage, sources: Table, box: Box, fwhm: float, half: int) -> PsfFits:
+        """Fit positions and PSF fluxes on the difference."""
+        return fit_point_sources(
             pixels.image,
             pixels.weight,
             pixels.psf,
@@ -121,54 +152,36 @@ class MeasurementTask(Task):
             iterations=self.config.nIterations,
             rounds=self.config.nRounds,
         )
-        fits = fits.scaled(errorScale)
-        forced = self._measure_forced(difference, science, matchedTemplate, fits, half)
-        table = make_dia_source_table(
-            difference, sources, fits, forced, id_base=idBase, half=half, core=max(1, round(fwhm / 3))
-        )
-        self.metadata["nCentroidFailures"] = int(fits.failed.sum())
-        self.log.info("Measured %d sources, %d without a centroid.", len(table), fits.failed.sum())
-        return Struct(diaSources=table)
 
-    def _weigh(self, exposure: VisitImage) -> _Pixels:
+    def _weigh(self, exposure: VisitImage) -> MeasuredImage:
         """Return pixels with inverse variances, 0 where they are bad."""
         image, variance = exposure.image.array, exposure.variance.array
         bad = bad_pixels(exposure.mask, self.config.badMaskPlanes)
         with np.errstate(invalid="ignore", divide="ignore"):
             bad |= ~(variance > 0) | ~np.isfinite(variance) | ~np.isfinite(image)
             weight = np.where(bad, np.float32(0.0), np.float32(1.0) / variance)
-        return _Pixels(
+        return MeasuredImage(
             np.where(bad, np.float32(0.0), image), weight, sample_psf(exposure.psf, exposure.bbox, grid=4)
         )
 
-    def _measure_forced(
-        self,
-        difference: DifferenceImage,
-        science: VisitImage,
-        matched: VisitImage,
-        fits: PsfFits,
-        half: int,
-    ) -> dict[str, ForcedFluxes]:
-        """Measure PSF fluxes on the two images that were subtracted, free of their skies."""
-        if not self.config.doForcedMeasurement:
-            return {}
-        result = {}
-        for name, exposure in (("science", science), ("template", matched)):
+    def _weigh_direct_images(
+        self, difference: DifferenceImage, science: VisitImage, matched: VisitImage
+    ) -> tuple[MeasuredImage, MeasuredImage]:
+        """Return science image and matched template without their skies."""
+        direct = []
+        for exposure in (science, matched):
             pixels = self._weigh(exposure)
             bad = pixels.weight == 0.0
             # Five cells at least along each axis: fewer would not hold a polynomial of order 2.
             size = min(self.config.skyCell, max(16, min(bad.shape) // 5))
             sky = fit_sky(pixels.image, bad, size=size, order=self.config.skyOrder)
             flat = pixels.image - chebyshev_image(sky, shape=bad.shape, order=self.config.skyOrder)
-            result[name] = measure_forced_fluxes(
-                flat, pixels.weight, pixels.psf, x=fits.x, y=fits.y, half=half
-            )
+            direct.append(replace(pixels, image=flat))
         kernel = getattr(difference, "kernel", None)  # raises if there is none
         if kernel is not None and matched.metadata.get("psfMatched", True):
             factor = _correlation_factor(kernel, difference, sample_psf(matched.psf, matched.bbox, grid=1))
-            old = result["template"]
-            result["template"] = ForcedFluxes(old.flux, old.error * factor, old.n_pixels)
-        return result
+            direct[1] = replace(direct[1], noise_factor=factor)
+        return direct[0], direct[1]
 
 
 def _correlation_factor(kernel: Any, difference: DifferenceImage, psf: PsfGrid) -> float:
