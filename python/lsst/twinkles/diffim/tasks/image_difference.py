@@ -15,6 +15,7 @@ from ..algorithms.threads import get_num_threads
 from ..algorithms.threads_nb import limit_compiled_threads
 from . import exposure_checks as checks
 from ._stand_ins import UnbuiltStageTask
+from .deblend import DeblendTask
 from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
 from .errors import UnsuitableTemplateError
@@ -116,6 +117,7 @@ class ImageDifferenceConfig(Config):
     doDetection = Field[bool](doc="Detect sources on the difference image?", default=True)
     doMerge = Field[bool](doc="Merge positive and negative footprints after growing?", default=True)
     growFootprint = RangeField[int](doc="Pixels by which footprints grow before merging.", default=2, min=0)
+    doDeblend = Field[bool](doc="Look for second sources under the detected peaks?", default=True)
     doMeasurement = Field[bool](doc="Measure the detected sources?", default=True)
     doForcedMeasurement = Field[bool](
         doc="Measure PSF fluxes on the science and template images at the DIA sources?", default=True
@@ -144,6 +146,7 @@ class ImageDifferenceConfig(Config):
     decorrelate: Any = ConfigurableField(doc="Whitening of the noise.", target=DecorrelateTask)
     scaleVariance: Any = ConfigurableField(doc="Scaling of variance planes.", target=ScaleVarianceTask)
     detection: Any = ConfigurableField(doc="Detection of DIA sources.", target=DetectionTask)
+    deblend: Any = ConfigurableField(doc="Separation of sources under one peak.", target=DeblendTask)
     measurement: Any = ConfigurableField(doc="Measurement of DIA sources.", target=MeasurementTask)
     forcedMeasurement: Any = ConfigurableField(doc="Part of measurement so far.", target=UnbuiltStageTask)
     register: Any = ConfigurableField(doc="Registration; not built yet.", target=UnbuiltStageTask)
@@ -198,6 +201,7 @@ class ImageDifferenceTask(Task):
     decorrelate: Any
     scaleVariance: Any
     detection: Any
+    deblend: Any
     measurement: Any
 
     def __init__(self, config: Config | None = None, **kwargs: Any) -> None:
@@ -213,6 +217,8 @@ class ImageDifferenceTask(Task):
             self._make_subtask(
                 "detection", doMerge=self.config.doMerge, growFootprint=self.config.growFootprint
             )
+        if self.config.doDeblend:
+            self.makeSubtask("deblend")
         if self.config.doMeasurement:
             self._make_subtask("measurement", doForcedMeasurement=self.config.doForcedMeasurement)
 
@@ -368,15 +374,18 @@ class ImageDifferenceTask(Task):
         detected = self.detection.run(difference)
         difference.mask.set("DETECTED", detected.positive)
         difference.mask.set("DETECTED_NEGATIVE", detected.negative)
+        sources = detected.sources
+        if self.config.doDeblend:
+            sources = self.deblend.run(difference, sources).sources
         if not self.config.doMeasurement:
-            return detected.score, detected.sources
+            return detected.score, sources
         first = idFactory() if callable(idFactory) else idFactory
         scale = getattr(detected, "scoreNoise", 1.0)
         measured = self.measurement.run(
             difference,
             science,
             subtracted.matchedTemplate,
-            detected.sources,
+            sources,
             idBase=1 if first is None else int(first),
             **({} if scale == 1.0 else {"errorScale": scale}),
         )

@@ -14,17 +14,12 @@ from lsst.pex.config import Config, Field, ListField, RangeField
 from lsst.pipe.base import Struct, Task
 from lsst.utils.timer import timeMethod
 
-from ..adapters.kernels import evaluate_kernel
-from ..adapters.masks import bad_pixels
-from ..adapters.psfs import psf_fwhm, sample_psf
-from ..algorithms.fourier import half_plane_weights, transform_stamps
+from ..adapters.psfs import psf_fwhm
 from ..algorithms.measure.psf_fit import PsfFits, fit_point_sources
-from ..algorithms.noise import fit_sky
-from ..algorithms.psf_grid import PsfGrid
-from ..algorithms.spatial import chebyshev_image
 from .dia_source_table import flux_calibration, make_dia_source_table, sky_jacobian
 from .plugins import MeasurementInputs, MeasurementPlugin, measurementPlugins
 from .plugins.base import MeasuredImage
+from .weighted_pixels import weigh_direct_images, weigh_exposure
 
 if TYPE_CHECKING:
     from lsst.images import Box, DifferenceImage, VisitImage
@@ -44,10 +39,14 @@ class MeasurementConfig(Config):
         default=1.0,
         min=0.1,
     )
-    nIterations = RangeField[int](doc="Gauss-Newton steps of a centroid in each round.", default=4, min=1)
+    blendLinkFwhm = RangeField[float](
+        doc="Sources closer than this, in FWHM, are a blend and are fitted at once.", default=2.0, min=0.0
+    )
+    maxBlendSize = RangeField[int](doc="Most sources that are fitted at once.", default=12, min=1)
+    nIterations = RangeField[int](doc="Most steps of a fit in each round.", default=25, min=1)
     nRounds = RangeField[int](
-        doc="How often sources with neighbours are fitted, each time with the others subtracted.",
-        default=8,
+        doc="How often sources with neighbours outside their blend are fitted, these subtracted.",
+        default=3,
         min=1,
     )
     plugins: Any = measurementPlugins.makeField(
@@ -106,13 +105,20 @@ class MeasurementTask(Task):
             ``diaSources`` (`astropy.table.Table`): columns of the Science Data Model as far as
             they are measured; see `~lsst.twinkles.diffim.tasks.dia_source_table`.
         """
-        pixels = self._weigh(difference)
+        pixels = weigh_exposure(difference, self.config.badMaskPlanes)
         fwhm = psf_fwhm(pixels.psf)
         half = int(np.ceil(self.config.fitRadiusFwhm * fwhm))
         fits = self._fit(pixels, sources, difference.bbox, fwhm, half).scaled(errorScale)
         plugins = self._make_plugins()
         science_pixels, template_pixels = (
-            self._weigh_direct_images(difference, science, matchedTemplate)
+            weigh_direct_images(
+                difference,
+                science,
+                matchedTemplate,
+                self.config.badMaskPlanes,
+                sky_cell=self.config.skyCell,
+                sky_order=self.config.skyOrder,
+            )
             if any(plugin.uses_direct_images for plugin in plugins)
             else (None, None)
         )
@@ -149,55 +155,8 @@ class MeasurementTask(Task):
             y=np.asarray(sources["y"], float) - box.y.start,
             half=half,
             max_shift=self.config.maxCentroidShiftFwhm * fwhm,
+            link=self.config.blendLinkFwhm * fwhm,
+            most=self.config.maxBlendSize,
             iterations=self.config.nIterations,
             rounds=self.config.nRounds,
         )
-
-    def _weigh(self, exposure: VisitImage) -> MeasuredImage:
-        """Return pixels with inverse variances, 0 where they are bad."""
-        image, variance = exposure.image.array, exposure.variance.array
-        bad = bad_pixels(exposure.mask, self.config.badMaskPlanes)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            bad |= ~(variance > 0) | ~np.isfinite(variance) | ~np.isfinite(image)
-            weight = np.where(bad, np.float32(0.0), np.float32(1.0) / variance)
-        return MeasuredImage(
-            np.where(bad, np.float32(0.0), image), weight, sample_psf(exposure.psf, exposure.bbox, grid=4)
-        )
-
-    def _weigh_direct_images(
-        self, difference: DifferenceImage, science: VisitImage, matched: VisitImage
-    ) -> tuple[MeasuredImage, MeasuredImage]:
-        """Return science image and matched template without their skies."""
-        direct = []
-        for exposure in (science, matched):
-            pixels = self._weigh(exposure)
-            bad = pixels.weight == 0.0
-            # Five cells at least along each axis: fewer would not hold a polynomial of order 2.
-            size = min(self.config.skyCell, max(16, min(bad.shape) // 5))
-            sky = fit_sky(pixels.image, bad, size=size, order=self.config.skyOrder)
-            flat = pixels.image - chebyshev_image(sky, shape=bad.shape, order=self.config.skyOrder)
-            direct.append(replace(pixels, image=flat))
-        kernel = getattr(difference, "kernel", None)  # raises if there is none
-        if kernel is not None and matched.metadata.get("psfMatched", True):
-            factor = _correlation_factor(kernel, difference, sample_psf(matched.psf, matched.bbox, grid=1))
-            direct[1] = replace(direct[1], noise_factor=factor)
-        return direct[0], direct[1]
-
-
-def _correlation_factor(kernel: Any, difference: DifferenceImage, psf: PsfGrid) -> float:
-    """Return by how much the correlation of a convolved image's noise raises the error of a PSF flux.
-
-    With the power spectra ``p`` of the PSF and ``k`` of the kernel the variance of ``sum(P I)`` is the pixel
-    variance times ``mean(p k) / mean(k)`` instead of ``mean(p)``.
-    """
-    box = difference.bbox
-    image = evaluate_kernel(kernel, box, x=np.array([box.x.size / 2]), y=np.array([box.y.size / 2]))
-    side = 2 * max(image.shape[-1], psf.size)
-    p = np.abs(transform_stamps(psf.mean()[None], side)) ** 2
-    k = np.abs(transform_stamps(image, side)) ** 2
-    weight = half_plane_weights(side)
-
-    def total(power: np.ndarray) -> float:
-        return float((power * weight).sum())
-
-    return float(np.sqrt(total(p * k) * total(np.ones_like(p)) / (total(p) * total(k))))
