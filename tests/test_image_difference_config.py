@@ -61,7 +61,6 @@ RETIRED_DEFAULTS = {
     "diaSourceMatchRadius": 0.5,
     "requiredTemplateFraction": 0.1,
 }
-NOT_YET_ON = ("doDipoleFitting", "doApCorr")
 SUBTASKS = (
     "subtract",
     "decorrelate",

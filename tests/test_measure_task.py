@@ -19,7 +19,7 @@ SHAPE = (N * 40, N * 42)
 # Columns without a dimension: identifiers, counts, flags, ratios.
 PLAIN = {
     "diaSourceId", "visit", "detector", "band", "parentDiaSourceId", "snr", "psfChi2", "psfNdata",
-    "significance", "footprint", "nPeaks",
+    "significance", "footprint", "nPeaks", "dipoleChi2", "dipoleNdata", "extendedness",
 }  # fmt: skip
 
 

@@ -39,8 +39,6 @@ NOT_BUILT_YET: tuple[tuple[str, bool, str], ...] = (
     ("useScoreImageDetection", False, "detection on the likelihood image"),
     ("doWriteScoreExp", False, "the likelihood image"),
     ("doMatchSources", False, "match of DIA sources with other catalogues"),
-    ("doDipoleFitting", False, "fits of dipoles"),
-    ("doApCorr", False, "aperture corrections"),
     ("doAddMetrics", False, "quality columns of kernel candidates"),
     ("doApplyFinalizedPsf", False, "the PSF of a finalVisitSummary"),
     ("doSpatiallyVarying", False, "decorrelation on a grid"),
@@ -122,8 +120,8 @@ class ImageDifferenceConfig(Config):
     doForcedMeasurement = Field[bool](
         doc="Measure PSF fluxes on the science and template images at the DIA sources?", default=True
     )
-    doDipoleFitting = Field[bool](doc="Fit dipoles?", default=False)
-    doApCorr = Field[bool](doc="Apply aperture corrections?", default=False)
+    doDipoleFitting = Field[bool](doc="Fit dipoles?", default=True)
+    doApCorr = Field[bool](doc="Apply aperture corrections?", default=True)
     doSkySources = Field[bool](doc="Add sources at empty positions?", default=False)
     doMatchSources = Field[bool](
         doc="Match DIA sources with the science and reference catalogues?", default=False
@@ -220,7 +218,12 @@ class ImageDifferenceTask(Task):
         if self.config.doDeblend:
             self.makeSubtask("deblend")
         if self.config.doMeasurement:
-            self._make_subtask("measurement", doForcedMeasurement=self.config.doForcedMeasurement)
+            self._make_subtask(
+                "measurement",
+                doForcedMeasurement=self.config.doForcedMeasurement,
+                doDipoleFitting=self.config.doDipoleFitting,
+                doApCorr=self.config.doApCorr,
+            )
 
     def _make_subtask(self, name: str, **values: Any) -> None:
         """Make a subtask to which some fields of this task's configuration are passed down."""

@@ -51,12 +51,19 @@ class MeasurementConfig(Config):
     )
     plugins: Any = measurementPlugins.makeField(
         "What is measured beside position and PSF flux.",
-        default=["pixelFlags", "forcedFluxes"],
+        default=["pixelFlags", "forcedFluxes", "apertureFlux", "shape", "dipole"],
         multi=True,
     )
     doForcedMeasurement = Field[bool](
         doc="Measure PSF fluxes on the science image and the matched template (plug-in forcedFluxes)? "
         "If not, that plug-in does not run.",
+        default=True,
+    )
+    doDipoleFitting = Field[bool](
+        doc="Fit dipoles (plug-in dipole)? If not, that plug-in does not run.", default=True
+    )
+    doApCorr = Field[bool](
+        doc="Apply aperture corrections? If not, doApCorr of the plug-in apertureFlux does not count.",
         default=True,
     )
     skyCell = RangeField[int](
@@ -138,10 +145,14 @@ class MeasurementTask(Task):
 
     def _make_plugins(self) -> list[MeasurementPlugin]:
         """Return the plug-ins that are switched on, in the order in which they run."""
+        config = self.config.copy()
+        if not config.doApCorr:
+            config.plugins["apertureFlux"].doApCorr = False
+        switches = {"forcedFluxes": config.doForcedMeasurement, "dipole": config.doDipoleFitting}
         plugins = [
             plugin
-            for name, plugin in zip(self.config.plugins.names, self.config.plugins.apply(), strict=True)
-            if name != "forcedFluxes" or self.config.doForcedMeasurement
+            for name, plugin in zip(config.plugins.names, config.plugins.apply(), strict=True)
+            if switches.get(name, True)
         ]
         return sorted(plugins, key=lambda plugin: plugin.order)
 

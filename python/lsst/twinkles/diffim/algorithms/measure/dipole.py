@@ -11,9 +11,9 @@ from scipy.spatial import cKDTree
 
 from ..psf_grid import PsfGrid
 from .dipole_nb import fit_dipoles
-from .psf_fit import PsfFits
+from .in_threads import run_in_threads
+from .psf_fit import PsfFits, subtract_sources
 from .spline_psf import SplinePsf
-from .spline_psf_nb import add_sources
 
 
 @dataclass(frozen=True)
@@ -118,17 +118,16 @@ def fit_dipole_sources(
     pairs = np.column_stack([index, partner]).astype(np.int64)
     x = np.where(partner >= 0, 0.5 * (fits.x[index] + fits.x[partner]), fits.x[index])
     y = np.where(partner >= 0, 0.5 * (fits.y[index] + fits.y[partner]), fits.y[index])
-    reach = half + int(np.ceil(max_separation))
+    reach = half + int(np.ceil(max(max_separation, partner_radius) + fwhm))
     splines = [SplinePsf.from_grid(psf, reach=reach) for psf in psfs]
     located = [spline.nodes_at(x=x, y=y) for spline in splines]
     nodes, shares = (np.stack([part[k] for part in located], axis=1) for k in (0, 1))
-    residual = np.array(images[0], dtype=np.float32, order="C")
+    residual = subtract_sources(images[0], splines[0], fits)
     flux = np.nan_to_num(fits.flux)
-    here = splines[0].nodes_at(x=fits.x, y=fits.y)
-    add_sources(residual, splines[0].coefficients, *here, fits.x, fits.y, -flux, splines[0].reach)
     direct = [np.ascontiguousarray(a, np.float32) for k in (1, 2) for a in (images[k], weights[k])]
-    results = np.zeros((len(index), 22))
-    fit_dipoles(
+    results = np.zeros((len(index), 20))
+    run_in_threads(
+fit_dipoles, len(index),
         residual, np.ascontiguousarray(weights[0], np.float32), *direct,
         *(spline.coefficients for spline in splines), nodes, shares, half, fits.x, fits.y, flux, pairs,
         np.column_stack([np.round(x), np.round(y)]).astype(np.int64), int(np.ceil(fwhm)), max_separation,

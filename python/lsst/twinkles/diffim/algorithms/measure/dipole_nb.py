@@ -7,14 +7,13 @@ __all__ = ("fit_dipoles",)
 import math
 
 import numpy as np
-from numba import prange
 
 from ..compile_nb import njit
 from .group_fit_nb import chi_square, cut_group, fit_group
 from .linear_nb import factorize, invert, solve_factorized
 from .spline_psf_nb import draw_psf
 
-# Parameters: mean flux, centre x and y, separation x and y, three of the sky; and the difference of the fluxes.
+# Parameters: mean flux, centre x and y, separation x and y, three of the sky; then the flux difference.
 _N = 8
 _STRONGEST_DAMPING = 1e8
 
@@ -22,7 +21,8 @@ _STRONGEST_DAMPING = 1e8
 @njit(cache=True, nogil=True)
 def search_dipole(stamp, half, radius, data, used, best):  # type: ignore[no-untyped-def]
     """Fit point dipoles centred on whole pixels; ``best`` gets the offset of the best from the middle of the
-    data, its two moments, and its gain of chi square."""
+    data, its two moments, and its gain of chi square.
+    """
     side, middle = 2 * half + 1, data.shape[0] // 2
     best[:] = 0.0
     for oy in range(-radius, radius + 1):
@@ -53,7 +53,7 @@ def search_dipole(stamp, half, radius, data, used, best):  # type: ignore[no-unt
 def dipole_equations(  # type: ignore[no-untyped-def]
     p, difference, used, mean, used_mean, share, lobes, normal, moment, meat, relative
 ):
-    """Fill the normal equations at parameters ``p``; return chi square on the difference and on the mean image.
+    """Fill the normal equations at parameters ``p``; return chi square on difference and mean image.
 
     ``lobes`` holds PSFs and slopes, ``(4, 3, S, S)``: of the difference at the positive and the negative
     lobe, of the science image at the positive, of the template at the negative one. ``relative`` is the
@@ -106,27 +106,11 @@ def draw_lobes(  # type: ignore[no-untyped-def]
         sign = 0.5 if k % 2 == 0 else -0.5
         x, y = p[1] + sign * p[3] - x0, p[2] + sign * p[4] - y0
         if k < 2:
-            draw_shifted(difference, nodes[0], shares[0], x, y, half, lobes[k])
+            draw_psf(difference, nodes[0], shares[0], x, y, half, lobes[k])
         elif k == 2:
-            draw_shifted(science, nodes[1], shares[1], x, y, half, lobes[k])
+            draw_psf(science, nodes[1], shares[1], x, y, half, lobes[k])
         else:
-            draw_shifted(template, nodes[2], shares[2], x, y, half, lobes[k])
-
-
-@njit(cache=True, nogil=True)
-def draw_shifted(coefficients, nodes, shares, x, y, half, out):  # type: ignore[no-untyped-def]
-    """Draw a PSF anywhere on a square, not just within half a pixel of its middle; 0 beyond its reach."""
-    ix, iy = int(round(x)), int(round(y))  # noqa: RUF046 (a float if compiled without a type)
-    reach = coefficients.shape[3] // 2 - 4
-    full = np.empty((3, 2 * reach + 1, 2 * reach + 1))
-    draw_psf(coefficients, nodes, shares, x - ix, y - iy, reach, full)
-    out[:] = 0.0
-    side = 2 * half + 1
-    left, low = ix + half - reach, iy + half - reach
-    for row in range(max(0, low), min(side, low + 2 * reach + 1)):
-        for col in range(max(0, left), min(side, left + 2 * reach + 1)):
-            for i in range(3):
-                out[i, row, col] = full[i, row - low, col - left]
+            draw_psf(template, nodes[2], shares[2], x, y, half, lobes[k])
 
 
 @njit(cache=True, nogil=True)
@@ -136,6 +120,7 @@ def improve_dipole(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Find the best parameters by Levenberg-Marquardt steps; return both chi squares at the best."""
     lower, step = np.empty((_N, _N)), np.empty(_N)
+    room = min(psfs[0].shape[3], psfs[1].shape[3], psfs[2].shape[3]) // 2 - half - 3
     draw_lobes(p, x0, y0, half, psfs[0], psfs[1], psfs[2], nodes, shares, lobes)
     chi2, chi2_mean = dipole_equations(
         p, difference, used, mean, used_mean, share, lobes, normal, moment, meat, relative
@@ -151,8 +136,8 @@ def improve_dipole(  # type: ignore[no-untyped-def]
             solve_factorized(lower, moment[:_N].copy(), step)
             trial[:] = p + step
             size = math.hypot(trial[3], trial[4])
-            far = max(abs(trial[1] - x0), abs(trial[2] - y0))
-            if trial[0] <= 0.0 or size > longest or far > half:
+            far = max(abs(trial[1] - x0), abs(trial[2] - y0)) + 0.5 * size
+            if trial[0] <= 0.0 or size > longest or far > room:
                 damping *= 10.0
                 continue
             draw_lobes(trial, x0, y0, half, psfs[0], psfs[1], psfs[2], nodes, shares, l2)
@@ -172,102 +157,10 @@ def improve_dipole(  # type: ignore[no-untyped-def]
     return chi2, chi2_mean
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def fit_dipoles(  # type: ignore[no-untyped-def]
-    residual, weight, science, science_weight, template, template_weight, difference_psf, science_psf,
-    template_psf, nodes, shares, half, x, y, flux, partner, centre, radius, longest, relative, iterations,
-    results,
-):  # fmt: skip
-    """Fit a dipole to each source and, if it has one, its partner of the other sign.
-
-    Parameters
-    ----------
-    residual, weight : ``(Ny, Nx)``, float32
-        Difference from which all sources have been subtracted, and inverse variance.
-    science, science_weight, template, template_weight : ``(Ny, Nx)``, float32
-        Science image and template without sky, and inverse variances.
-    difference_psf, science_psf, template_psf : ``(G, 4, 4, B, B)``
-        Spline coefficients of the PSFs.
-    nodes, shares : ``(N, 3, 4)``
-        Nodes of each and their weights at the sources.
-    half : `int`
-        Half side of the squares that are fitted.
-    x, y, flux : ``(M,)``, float64
-        All sources, as subtracted.
-    partner : ``(N, 2)``, int64
-        Source, and its partner or -1.
-    centre : ``(N, 2)``, int64
-        Pixel, x and y, in the middle of the square.
-    radius : `int`
-        How far from it the centre of the dipole is looked for, pixels.
-    longest : `float`
-        Greatest separation of the lobes, pixels.
-    relative : `float`
-        Weight of the direct images.
-    iterations : `int`
-        Most steps.
-    results : ``(N, 22)``, float64
-        Filled with the parameters (5), their variances (5), difference of the fluxes and its variance,
-        covariance of the two separations, chi square on the difference with nothing, with one point source,
-        with two, with the dipole, number of pixels, chi square on the mean image over its pixels, whether
-        there is a fit (1), mean flux of one lobe in a filter of the PSF and its error.
-    """
-    for n in prange(len(partner)):
-        psfs = (difference_psf, science_psf, template_psf)
-        side = 2 * half + 1
-        ix, iy = centre[n, 0:1].copy(), centre[n, 1:2].copy()
-        data, used = np.zeros((side, side)), np.zeros((side, side))
-        x0, y0 = cut_group(residual, weight, ix, iy, half, data, used)
-        stamp = np.empty((3, side, side))
-        for k in range(2):
-            i = partner[n, k]
-            if i >= 0:
-                draw_shifted(
-                    difference_psf, nodes[n, 0], shares[n, 0], x[i] - ix[0], y[i] - iy[0], half, stamp
-                )
-                data += flux[i] * stamp[0]
-        nothing = chi_square(data, used)
-        one, two = fit_points(data, used, x0, y0, difference_psf, nodes[n], shares[n], half, x, y, partner[n])
-        draw_psf(difference_psf, nodes[n, 0], shares[n, 0], 0.0, 0.0, half, stamp)
-        best = np.empty(5)
-        search_dipole(stamp, half, radius, data, used, best)
-        mean, used_mean = np.zeros((side, side)), np.zeros((side, side))
-        share = mean_image(
-            science, science_weight, template, template_weight, ix, iy, half, mean, used_mean
-        )
-        p = np.zeros(_N)
-        p[1], p[2] = ix[0] + best[0], iy[0] + best[1]
-        normal, meat = np.empty((_N + 1, _N + 1)), np.empty((_N + 1, _N + 1))
-        moment, lobes = np.empty(_N + 1), np.empty((4, 3, side, side))
-        if not best[4] > 0.0 or not share > 0.0:
-            continue
-        start_fluxes(
-            p, ix[0], iy[0], half, psfs, nodes[n], shares[n], mean, used_mean, share,
-            math.hypot(best[2], best[3]) / (0.5 * longest), lobes,
-        )  # fmt: skip
-        p[3], p[4] = best[2] / p[0], best[3] / p[0]
-        chi2, chi2_mean = improve_dipole(
-            p, ix[0], iy[0], half, psfs, nodes[n], shares[n], data, used, mean, used_mean, share, relative,
-            longest, iterations, normal, moment, meat, lobes,
-        )  # fmt: skip
-        count = max(1, np.count_nonzero(used_mean) - _N)
-        excess = chi2_mean / count
-        if excess > 1.0:
-            # The direct images hold more than one point source: they tell that much less.
-            used_mean /= excess
-            chi2, chi2_mean = improve_dipole(
-                p, ix[0], iy[0], half, psfs, nodes[n], shares[n], data, used, mean, used_mean, share,
-                relative, longest, iterations, normal, moment, meat, lobes,
-            )  # fmt: skip
-        write_dipole(p, normal, moment, meat, results[n])
-        results[n, 13], results[n, 14], results[n, 15], results[n, 16] = nothing, one, two, chi2
-        results[n, 17], results[n, 18] = np.count_nonzero(used), excess
-
-
 @njit(cache=True, nogil=True)
 def fit_points(data, used, x0, y0, psf, nodes, shares, half, x, y, pair):  # type: ignore[no-untyped-def]
     """Return chi square of the data with the first source of a pair alone, and with both."""
-    reach = psf.shape[3] // 2 - 4
+    reach = min(psf.shape[3] // 2 - 4, half + 6)
     covariance = np.empty((6, 6))
     out = np.empty(2)
     for n in range(1, 3):
@@ -358,3 +251,97 @@ def write_dipole(p, normal, moment, meat, out):  # type: ignore[no-untyped-def]
         out[10] = (all_inverse[_N] * moment).sum()
         out[11] = total[_N, _N]
         out[19] = 1.0
+
+
+@njit(cache=True, nogil=True)
+def fit_dipoles(  # type: ignore[no-untyped-def]
+    begin, end, residual, weight, science, science_weight, template, template_weight, difference_psf,
+    science_psf, template_psf, nodes, shares, half, x, y, flux, partner, centre, radius, longest, relative,
+    iterations, results,
+):  # fmt: skip
+    """Fit a dipole to each source and, if it has one, its partner of the other sign.
+
+    Parameters
+    ----------
+    begin, end : `int`
+        First source, and the one after the last.
+    residual, weight : ``(Ny, Nx)``, float32
+        Difference from which all sources have been subtracted, and inverse variance.
+    science, science_weight, template, template_weight : ``(Ny, Nx)``, float32
+        Science image and template without sky, and inverse variances.
+    difference_psf, science_psf, template_psf : ``(G, 4, 4, B, B)``
+        Spline coefficients of the PSFs.
+    nodes, shares : ``(N, 3, 4)``
+        Nodes of each and their weights at the sources.
+    half : `int`
+        Half side of the squares that are fitted.
+    x, y, flux : ``(M,)``, float64
+        All sources, as subtracted.
+    partner : ``(N, 2)``, int64
+        Source, and its partner or -1.
+    centre : ``(N, 2)``, int64
+        Pixel, x and y, in the middle of the square.
+    radius : `int`
+        How far from it the centre of the dipole is looked for, pixels.
+    longest : `float`
+        Greatest separation of the lobes, pixels.
+    relative : `float`
+        Weight of the direct images.
+    iterations : `int`
+        Most steps.
+    results : ``(N, 20)``, float64
+        Filled with the parameters (5), their variances (5), difference of the fluxes and its variance,
+        covariance of the two separations, chi square on the difference with nothing, with one point source,
+        with two, with the dipole, number of pixels, reduced chi square on the mean image, and whether there
+        is a fit (1).
+    """
+    for n in range(begin, end):
+        psfs = (difference_psf, science_psf, template_psf)
+        side = 2 * half + 1
+        ix, iy = centre[n, 0:1].copy(), centre[n, 1:2].copy()
+        data, used = np.zeros((side, side)), np.zeros((side, side))
+        x0, y0 = cut_group(residual, weight, ix, iy, half, data, used)
+        stamp = np.empty((3, side, side))
+        for k in range(2):
+            i = partner[n, k]
+            if i >= 0:
+                room = difference_psf.shape[3] // 2 - half - 3
+                ox, oy = min(max(x[i] - ix[0], -room), room), min(max(y[i] - iy[0], -room), room)
+                draw_psf(difference_psf, nodes[n, 0], shares[n, 0], ox, oy, half, stamp)
+                data += flux[i] * stamp[0]
+        nothing = chi_square(data, used)
+        one, two = fit_points(data, used, x0, y0, difference_psf, nodes[n], shares[n], half, x, y, partner[n])
+        draw_psf(difference_psf, nodes[n, 0], shares[n, 0], 0.0, 0.0, half, stamp)
+        best = np.empty(5)
+        search_dipole(stamp, half, radius, data, used, best)
+        mean, used_mean = np.zeros((side, side)), np.zeros((side, side))
+        share = mean_image(science, science_weight, template, template_weight, ix, iy, half, mean, used_mean)
+        p = np.zeros(_N)
+        p[1], p[2] = ix[0] + best[0], iy[0] + best[1]
+        normal, meat = np.empty((_N + 1, _N + 1)), np.empty((_N + 1, _N + 1))
+        moment, lobes = np.empty(_N + 1), np.empty((4, 3, side, side))
+        results[n, 13], results[n, 14], results[n, 15] = nothing, one, two
+        # A point source without a partner that explains more than any dipole needs no fit.
+        alone = partner[n, 1] < 0 and best[4] < nothing - one
+        if alone or not best[4] > 0.0 or not share > 0.0:
+            continue
+        start_fluxes(
+            p, ix[0], iy[0], half, psfs, nodes[n], shares[n], mean, used_mean, share,
+            math.hypot(best[2], best[3]) / (0.5 * longest), lobes,
+        )  # fmt: skip
+        p[3], p[4] = best[2] / p[0], best[3] / p[0]
+        chi2, chi2_mean = improve_dipole(
+            p, ix[0], iy[0], half, psfs, nodes[n], shares[n], data, used, mean, used_mean, share, relative,
+            longest, iterations, normal, moment, meat, lobes,
+        )  # fmt: skip
+        count = max(1, np.count_nonzero(used_mean) - _N)
+        excess = chi2_mean / count
+        if excess > 1.0:
+            # The direct images hold more than one point source: they tell that much less.
+            used_mean /= excess
+            chi2, chi2_mean = improve_dipole(
+                p, ix[0], iy[0], half, psfs, nodes[n], shares[n], data, used, mean, used_mean, share,
+                relative, longest, iterations, normal, moment, meat, lobes,
+            )  # fmt: skip
+        write_dipole(p, normal, moment, meat, results[n])
+        results[n, 16], results[n, 17], results[n, 18] = chi2, np.count_nonzero(used), excess

@@ -7,7 +7,6 @@ __all__ = ("fit_group", "fit_groups")
 import math
 
 import numpy as np
-from numba import prange
 
 from ..compile_nb import njit
 from .linear_nb import factorize, invert, solve_factorized
@@ -191,15 +190,17 @@ def fit_group(  # type: ignore[no-untyped-def]
     return chi2, True
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, nogil=True)
 def fit_groups(  # type: ignore[no-untyped-def]
-    residual, weight, coefficients, nodes, shares, reach, half, first, members, starts, x, y, flux,
-    max_shift, iterations, results,
+    begin, end, residual, weight, coefficients, nodes, shares, reach, half, first,
+    members, starts, x, y, flux, max_shift, iterations, results,
 ):  # fmt: skip
     """Fit many groups, each on its pixels of an image from which all sources have been subtracted.
 
     Parameters
     ----------
+    begin, end : `int`
+        First group, and the one after the last.
     residual, weight : ``(Ny, Nx)``, float32
         Image without the sources as they stand, and inverse variance.
     coefficients, nodes, shares, reach
@@ -220,9 +221,9 @@ def fit_groups(  # type: ignore[no-untyped-def]
         Filled with variances of flux, x and y, covariances of x and y, flux and x, flux and y, chi square,
         number of pixels, and 1 where the position was held or could not be found.
     """
-    ny, nx = residual.shape
-    for g in prange(len(starts) - 1):
+    for g in range(begin, end):
         who = members[starts[g] : starts[g + 1]]
+        ny, nx = residual.shape
         n = len(who)
         gx, gy, gf = x[who], y[who], flux[who]
         fx, fy = first[who, 0], first[who, 1]

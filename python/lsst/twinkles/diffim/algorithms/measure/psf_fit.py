@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("ForcedFluxes", "PsfFits", "fit_point_sources", "measure_forced_fluxes")
+__all__ = ("ForcedFluxes", "PsfFits", "fit_point_sources", "measure_forced_fluxes", "subtract_sources")
 
 from dataclasses import dataclass, replace
 
@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from ..psf_grid import PsfGrid
 from .group_fit_nb import fit_groups
 from .groups import Groups, link_groups
+from .in_threads import run_in_threads
 from .spline_psf import SplinePsf
 from .spline_psf_nb import add_sources, force_fluxes
 
@@ -132,7 +133,8 @@ def fit_point_sources(
             residual = pixels.copy()
             add_sources(residual, spline.coefficients, nodes, shares, x, y, -flux, spline.reach)
         members, starts = groups.take(which)
-        fit_groups(
+        run_in_threads(
+fit_groups, len(starts) - 1,
             residual, weights, spline.coefficients, nodes, shares, spline.reach, half, first, members, starts,
             x, y, flux, max_shift, iterations, results,
         )  # fmt: skip
@@ -141,6 +143,24 @@ def fit_point_sources(
         if len(which) == 0:
             break
     return _as_fits(x, y, flux, results, groups)
+
+
+def subtract_sources(image: np.ndarray, psf: SplinePsf, fits: PsfFits) -> np.ndarray:
+    """Return a single-precision copy of an image without the point sources that were fitted to it.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, ``(Ny, Nx)``
+        Image.
+    psf : `SplinePsf`
+        PSF.
+    fits : `PsfFits`
+        Positions and fluxes; those without a flux leave the image as it is.
+    """
+    out = np.array(image, dtype=np.float32, order="C")
+    nodes, shares = psf.nodes_at(x=fits.x, y=fits.y)
+    add_sources(out, psf.coefficients, nodes, shares, fits.x, fits.y, -fits.flux, psf.reach)
+    return out
 
 
 def _single(image: np.ndarray) -> np.ndarray:
@@ -197,7 +217,19 @@ def measure_forced_fluxes(
     spline = SplinePsf.from_grid(psf, reach=half)
     nodes, shares = spline.nodes_at(x=x, y=y)
     sums = np.zeros((len(x), 4))
-    force_fluxes(_single(image), _single(weight), spline.coefficients, nodes, shares, x, y, half, sums)
+    run_in_threads(
+        force_fluxes,
+        len(x),
+        _single(image),
+        _single(weight),
+        spline.coefficients,
+        nodes,
+        shares,
+        x,
+        y,
+        half,
+        sums,
+    )
     good = sums[:, 1] > 0.0
     power = np.where(good, sums[:, 1], np.nan)
     return ForcedFluxes(sums[:, 0] / power, power**-0.5, sums[:, 2].astype(int))

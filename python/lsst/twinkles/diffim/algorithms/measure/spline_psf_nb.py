@@ -7,7 +7,6 @@ __all__ = ("add_sources", "draw_psf", "force_fluxes")
 import math
 
 import numpy as np
-from numba import prange
 
 from ..compile_nb import njit
 
@@ -41,7 +40,7 @@ def draw_psf(coefficients, nodes, shares, dx, dy, half, out):  # type: ignore[no
     nodes, shares : ``(4,)``
         Nodes around the position and their weights.
     dx, dy : `float`
-        Offset of the source from the central pixel, in pixels, at most 0.5.
+        Offset of the source from the central pixel, in pixels; with ``half`` at most ``B // 2 - 3``.
     half : `int`
         Half side of the square.
     out : ``(3, 2 half + 1, 2 half + 1)``, float64
@@ -101,12 +100,16 @@ def add_sources(image, coefficients, nodes, shares, x, y, flux, half):  # type: 
                 image[row, col] += flux[n] * stamp[0, row - iy + half, col - ix + half]
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def force_fluxes(image, weight, coefficients, nodes, shares, x, y, half, out):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)
+def force_fluxes(  # type: ignore[no-untyped-def]
+    begin, end, image, weight, coefficients, nodes, shares, x, y, half, out
+):
     """Measure the least-squares amplitude of the PSF at given positions.
 
     Parameters
     ----------
+    begin, end : `int`
+        First source, and the one after the last.
     image, weight : ``(Ny, Nx)``, float32
         Image and inverse variance.
     coefficients, nodes, shares, x, y, half
@@ -116,7 +119,7 @@ def force_fluxes(image, weight, coefficients, nodes, shares, x, y, half, out):  
         ``sum(w I**2)``.
     """
     ny, nx = image.shape
-    for n in prange(len(x)):
+    for n in range(begin, end):
         stamp = np.empty((3, 2 * half + 1, 2 * half + 1))
         ix, iy = round(x[n]), round(y[n])
         draw_psf(coefficients, nodes[n], shares[n], x[n] - ix, y[n] - iy, half, stamp)

@@ -10,9 +10,9 @@ import numpy as np
 
 from ..psf_grid import PsfGrid
 from .groups import link_groups
-from .psf_fit import PsfFits
+from .in_threads import run_in_threads
+from .psf_fit import PsfFits, subtract_sources
 from .spline_psf import SplinePsf
-from .spline_psf_nb import add_sources
 from .split_nb import split_groups
 
 # Least gain of chi square that makes a fit of two sources worth while.
@@ -105,11 +105,11 @@ def split_sources(
     nodes, shares = spline.nodes_at(x=fits.x, y=fits.y)
     flux = np.nan_to_num(fits.flux)
     error = np.where(np.isfinite(fits.flux_error), fits.flux_error, np.inf)
-    residual = np.array(image, dtype=np.float32, order="C")
-    add_sources(residual, spline.coefficients, nodes, shares, fits.x, fits.y, -flux, spline.reach)
+    residual = subtract_sources(image, spline, fits)
     groups = link_groups(fits.x, fits.y, length=link, most=most)
     results = np.zeros((len(flux), 10))
-    split_groups(
+    run_in_threads(
+split_groups, len(groups.sizes),
         residual, np.ascontiguousarray(weight, np.float32), spline.coefficients, nodes, shares, spline.reach,
         half, groups.members, groups.starts, fits.x, fits.y, flux, error, fwhm, min_snr, _SCREEN,
         model_error, iterations, results,

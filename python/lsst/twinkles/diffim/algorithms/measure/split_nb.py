@@ -7,7 +7,6 @@ __all__ = ("split_groups",)
 import math
 
 import numpy as np
-from numba import prange
 
 from ..compile_nb import njit
 from .group_fit_nb import add_group, chi_square, cut_group, draw_group, fit_group
@@ -132,15 +131,17 @@ def fit_with_one_more(  # type: ignore[no-untyped-def]
     return chi2
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, nogil=True)
 def split_groups(  # type: ignore[no-untyped-def]
-    residual, weight, coefficients, nodes, shares, reach, half, members, starts, x, y, flux, error,
-    fwhm, min_snr, screen, model_error, iterations, results,
+    begin, end, residual, weight, coefficients, nodes, shares, reach, half, members,
+    starts, x, y, flux, error, fwhm, min_snr, screen, model_error, iterations, results,
 ):  # fmt: skip
     """Try to explain each source by two.
 
     Parameters
     ----------
+    begin, end : `int`
+        First group, and the one after the last.
     residual, weight : ``(Ny, Nx)``, float32
         Image from which all sources have been subtracted, and inverse variance.
     coefficients, nodes, shares, reach, half, members, starts
@@ -161,7 +162,7 @@ def split_groups(  # type: ignore[no-untyped-def]
         Filled with x, y, flux and variance of the flux of the two, the gain of chi square (0: not tried),
         and the chi square of the single source.
     """
-    for g in prange(len(starts) - 1):
+    for g in range(begin, end):
         who = members[starts[g] : starts[g + 1]]
         n = len(who)
         gx, gy, gf = x[who], y[who], flux[who]

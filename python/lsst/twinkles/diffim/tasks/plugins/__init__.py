@@ -9,10 +9,13 @@ __all__ = (
     "MeasurementInputs",
     "MeasurementPlugin",
     "MeasurementPluginConfig",
+    "aperture_flux",
+    "dipole",
     "forced_fluxes",
     "measurementPlugins",
     "pixel_flags",
+    "shape",
 )
 
-from . import forced_fluxes, pixel_flags
+from . import aperture_flux, dipole, forced_fluxes, pixel_flags, shape
 from .base import MeasurementInputs, MeasurementPlugin, MeasurementPluginConfig, measurementPlugins
