@@ -1,14 +1,14 @@
 """The catalogue of DIA sources: names, units and descriptions.
 
-Names and units are those of ``DiaSource`` in Rubin's Science Data Model (dm.lsst.org/sdm_schemas), as far as
-they are measured. Fluxes are in nJy if the science exposure is calibrated, and in its pixel unit if not.
-Of our own are ``significance``, ``footprint``, ``nPeaks``, ``isMerged``, ``footprintArea``, ``x_y_Cov`` and
-``pixelFlags_saturated_template``.
+Names, units and types are those of ``DiaSource`` in Rubin's Science Data Model (dm.lsst.org/sdm_schemas).
+Columns of other stages are not there: ``diaObjectId``, ``ssObjectId`` and ``ssObjectReassocTimeMjdTai`` come
+with the association, ``timeProcessedMjdTai`` and ``timeWithdrawnMjdTai`` with the database. Fluxes are in nJy
+if the science exposure is calibrated, and in its pixel unit if not. What is of our own is in `OWN_COLUMNS`.
 """
 
 from __future__ import annotations
 
-__all__ = ("flux_calibration", "make_dia_source_table", "sky_jacobian")
+__all__ = ("OWN_COLUMNS", "calibration_at", "flux_calibration", "make_dia_source_table", "sky_jacobian")
 
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,18 @@ from .plugins.base import MeasurementInputs
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage, SkyProjection
+
+OWN_COLUMNS = (
+    "x_y_Cov", "significance", "footprint", "nPeaks", "isMerged", "isSplit", "footprintArea", "blendSize",
+    "dipoleLengthErr", "dipoleAngleErr", "forced_template_PsfFlux_flag",
+    "forced_template_PsfFlux_flag_edge", "forced_template_PsfFlux_flag_noGoodPixels",
+    "pixelFlags_badCenter", "pixelFlags_high_variance", "pixelFlags_high_varianceCenter",
+    "pixelFlags_saturated_template", "pixelFlags_saturated_templateCenter",
+)  # fmt: skip
+"""Columns of ours, which the Science Data Model does not have (those of further plug-ins aside)."""
+
+# Other floats are of single precision, as in the Science Data Model.
+_DOUBLE = {"midpointMjdTai", "ra", "dec", "trailRa", "trailDec"}
 
 
 def make_dia_source_table(inputs: MeasurementInputs, *, id_base: int) -> Table:
@@ -48,16 +60,24 @@ def make_dia_source_table(inputs: MeasurementInputs, *, id_base: int) -> Table:
         ("footprint", "Number of the footprint in this image; sources that share it touch"),
         ("nPeaks", "Number of sources in the footprint"),
         ("isMerged", "The footprint has sources of both signs"),
+        ("isSplit", "One of two sources that were found under one peak"),
     ):
-        table[name] = Column(np.asarray(sources[name]), description=text)
+        values = np.asarray(sources[name]) if name in sources.colnames else np.zeros(len(sources), bool)
+        table[name] = Column(values, description=text)
+    table["blendSize"] = Column(
+        fits.group_size.astype(np.int32), description="Number of sources that were fitted at once"
+    )
     table["footprintArea"] = Column(
         np.asarray(sources["footprintArea"]), unit=u.pix**2, description="Pixels of it"
     )
     table["bboxSize"] = Column(
-        np.asarray(sources["bboxSize"]), unit=u.pix, description="Longer side of its bounding box"
+        np.asarray(sources["bboxSize"], np.int32), unit=u.pix, description="Longer side of its bounding box"
     )
     for name, column in inputs.columns.items():
         table[name] = column
+    for name in table.colnames:
+        if table[name].dtype == np.float64 and name not in _DOUBLE:
+            table[name] = table[name].astype(np.float32)
     assert len(table) == len(sources)
     return table
 
@@ -87,15 +107,13 @@ def _add_identity(table: Table, difference: DifferenceImage, sources: Table, id_
     table["parentDiaSourceId"] = Column(
         parents, description="Most significant source of the same footprint; 0 for that one itself"
     )
+    middle, duration = np.nan, np.nan  # where the exposure does not say
     if info.datetime_begin is not None and info.datetime_end is not None:
-        begin, end = info.datetime_begin.tai.mjd, info.datetime_end.tai.mjd
-        table["midpointMjdTai"] = Column(
-            np.full(n, 0.5 * (begin + end)), unit=u.d, description="Middle of the exposure, TAI"
-        )
+        middle = 0.5 * (info.datetime_begin.tai.mjd + info.datetime_end.tai.mjd)
     if info.exposure_time is not None:
-        table["exposureTime"] = Column(
-            np.full(n, info.exposure_time.to_value(u.s)), unit=u.s, description="Exposure time"
-        )
+        duration = info.exposure_time.to_value(u.s)
+    table["midpointMjdTai"] = Column(np.full(n, middle), unit=u.d, description="Middle of the exposure, TAI")
+    table["exposureTime"] = Column(np.full(n, duration), unit=u.s, description="Exposure time")
 
 
 def _add_positions(table: Table, difference: DifferenceImage, fits: PsfFits) -> None:
@@ -107,6 +125,7 @@ def _add_positions(table: Table, difference: DifferenceImage, fits: PsfFits) -> 
     pixel = np.empty((len(x), 2, 2))
     pixel[:, 0, 0], pixel[:, 1, 1] = fits.x_error**2, fits.y_error**2
     pixel[:, 0, 1] = pixel[:, 1, 0] = fits.xy_covariance
+    jacobian[:, 0] *= np.cos(np.deg2rad(dec))[:, None]  # errors are of angles on the sky
     covariance = jacobian @ pixel @ jacobian.transpose(0, 2, 1)
     for name, values, unit, text in (
         ("ra", ra, u.deg, "Right ascension (ICRS)"),
@@ -114,11 +133,11 @@ def _add_positions(table: Table, difference: DifferenceImage, fits: PsfFits) -> 
             "raErr",
             np.sqrt(covariance[:, 0, 0]),
             u.deg,
-            "Standard error of ra (of the coordinate, not times cos(dec))",
+            "Standard error of ra times cos(dec)",
         ),
         ("dec", dec, u.deg, "Declination (ICRS)"),
         ("decErr", np.sqrt(covariance[:, 1, 1]), u.deg, "Standard error of dec"),
-        ("ra_dec_Cov", covariance[:, 0, 1], u.deg**2, "Covariance of ra and dec"),
+        ("ra_dec_Cov", covariance[:, 0, 1], u.deg**2, "Covariance of ra times cos(dec) and dec"),
         ("x", x, u.pix, "Centroid along x; the centre of the first pixel of a CCD is 0"),
         ("xErr", fits.x_error, u.pix, "Standard error of x"),
         ("y", y, u.pix, "Centroid along y"),
@@ -167,22 +186,38 @@ def _add_fluxes(table: Table, inputs: MeasurementInputs) -> None:
     table["snr"] = Column(fits.flux / fits.flux_error, description="psfFlux over its error")
     table["psfFlux"] = Column(fits.flux * scale, unit=unit, description="PSF flux on the difference")
     table["psfFluxErr"] = Column(fits.flux_error * scale, unit=unit, description="Standard error of psfFlux")
-    table["psfChi2"] = Column(fits.chi2, description="Chi square of the PSF fit")
+    table["psfLnL"] = Column(
+        -0.5 * fits.chi2, description="Natural logarithm of the likelihood, but for a constant of the pixels"
+    )
+    table["psfChi2"] = Column(fits.chi2, description="Chi square of the PSF fit (of all sources of a blend)")
     table["psfNdata"] = Column(fits.n_pixels.astype(np.int32), description="Pixels in the PSF fit")
     table["psfFlux_flag"] = Column(~np.isfinite(fits.flux), description="No PSF flux")
+    table["psfFlux_flag_edge"] = Column(
+        inputs.at_edge, description="The fitted square reaches beyond the image"
+    )
+    table["psfFlux_flag_noGoodPixels"] = Column(
+        fits.n_pixels == 0, description="No pixel near the position has data"
+    )
 
 
 def flux_calibration(difference: DifferenceImage, fits: PsfFits) -> tuple[np.ndarray, u.UnitBase]:
     """Return factors, ``(N,)``, and unit that turn fluxes in pixel units into those of the table."""
+    return calibration_at(difference, fits.x, fits.y)
+
+
+def calibration_at(
+    difference: DifferenceImage, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, u.UnitBase]:
+    """Return the same for positions in pixels of the array."""
     unit = difference.unit
     if unit.is_equivalent(u.nJy):
-        return np.full(len(fits.x), float(unit.to(u.nJy))), u.nJy
+        return np.full(len(x), float(unit.to(u.nJy))), u.nJy
     scaling = difference.photometric_scaling
     if scaling is None or scaling.unit is None or not (unit * scaling.unit).is_equivalent(u.nJy):
-        return np.ones(len(fits.x)), unit
+        return np.ones(len(x)), unit
     area, box = scaling.bounds.bbox, difference.bbox
     values = scaling(
-        x=np.clip(fits.x + box.x.start, area.x.start - 0.5, area.x.stop - 0.5),
-        y=np.clip(fits.y + box.y.start, area.y.start - 0.5, area.y.stop - 0.5),
+        x=np.clip(x + box.x.start, area.x.start - 0.5, area.x.stop - 0.5),
+        y=np.clip(y + box.y.start, area.y.start - 0.5, area.y.stop - 0.5),
     )
     return np.asarray(values, float) * float((unit * scaling.unit).to(u.nJy)), u.nJy

@@ -19,6 +19,7 @@ from .deblend import DeblendTask
 from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
 from .errors import UnsuitableTemplateError
+from .forced_measurement import ForcedMeasurementTask
 from .get_template import GetCalexpAsTemplateTask, restore_background
 from .measurement import MeasurementTask
 from .scale_variance import ScaleVarianceTask
@@ -146,7 +147,9 @@ class ImageDifferenceConfig(Config):
     detection: Any = ConfigurableField(doc="Detection of DIA sources.", target=DetectionTask)
     deblend: Any = ConfigurableField(doc="Separation of sources under one peak.", target=DeblendTask)
     measurement: Any = ConfigurableField(doc="Measurement of DIA sources.", target=MeasurementTask)
-    forcedMeasurement: Any = ConfigurableField(doc="Part of measurement so far.", target=UnbuiltStageTask)
+    forcedMeasurement: Any = ConfigurableField(
+        doc="PSF fluxes at given positions, for tasks that have some.", target=ForcedMeasurementTask
+    )
     register: Any = ConfigurableField(doc="Registration; not built yet.", target=UnbuiltStageTask)
     astrometer: Any = ConfigurableField(doc="Match to a catalogue; not built yet.", target=UnbuiltStageTask)
     refObjLoader: Any = ConfigurableField(doc="Reference catalogue; not built yet.", target=UnbuiltStageTask)
@@ -201,6 +204,7 @@ class ImageDifferenceTask(Task):
     detection: Any
     deblend: Any
     measurement: Any
+    forcedMeasurement: Any
 
     def __init__(self, config: Config | None = None, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
@@ -217,6 +221,8 @@ class ImageDifferenceTask(Task):
             )
         if self.config.doDeblend:
             self.makeSubtask("deblend")
+        if self.config.doForcedMeasurement:
+            self.makeSubtask("forcedMeasurement")
         if self.config.doMeasurement:
             self._make_subtask(
                 "measurement",

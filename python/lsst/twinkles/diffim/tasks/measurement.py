@@ -43,6 +43,10 @@ class MeasurementConfig(Config):
         doc="Sources closer than this, in FWHM, are a blend and are fitted at once.", default=2.0, min=0.0
     )
     maxBlendSize = RangeField[int](doc="Most sources that are fitted at once.", default=12, min=1)
+    doCorrectBias = Field[bool](
+        doc="Take away from fluxes what the free position adds, and count it in errors of positions?",
+        default=True,
+    )
     nIterations = RangeField[int](doc="Most steps of a fit in each round.", default=25, min=1)
     nRounds = RangeField[int](
         doc="How often sources with neighbours outside their blend are fitted, these subtracted.",
@@ -51,7 +55,7 @@ class MeasurementConfig(Config):
     )
     plugins: Any = measurementPlugins.makeField(
         "What is measured beside position and PSF flux.",
-        default=["pixelFlags", "forcedFluxes", "apertureFlux", "shape", "dipole"],
+        default=["pixelFlags", "forcedFluxes", "apertureFlux", "shape", "dipole", "trail"],
         multi=True,
     )
     doForcedMeasurement = Field[bool](
@@ -112,36 +116,57 @@ class MeasurementTask(Task):
             ``diaSources`` (`astropy.table.Table`): columns of the Science Data Model as far as
             they are measured; see `~lsst.twinkles.diffim.tasks.dia_source_table`.
         """
-        pixels = weigh_exposure(difference, self.config.badMaskPlanes)
-        fwhm = psf_fwhm(pixels.psf)
-        half = int(np.ceil(self.config.fitRadiusFwhm * fwhm))
-        fits = self._fit(pixels, sources, difference.bbox, fwhm, half).scaled(errorScale)
         plugins = self._make_plugins()
-        science_pixels, template_pixels = (
-            weigh_direct_images(
-                difference,
-                science,
-                matchedTemplate,
-                self.config.badMaskPlanes,
-                sky_cell=self.config.skyCell,
-                sky_order=self.config.skyOrder,
-            )
-            if any(plugin.uses_direct_images for plugin in plugins)
-            else (None, None)
+        direct = any(plugin.uses_direct_images for plugin in plugins)
+        inputs = self._make_inputs(
+            difference, (science, matchedTemplate) if direct else None, sources, errorScale
         )
-        scale, unit = flux_calibration(difference, fits)
-        inputs = MeasurementInputs(
-            difference=pixels, science=science_pixels, template=template_pixels,
-            exposure=difference, detections=sources, fits=fits, fwhm=fwhm, half=half,
-            flux_scale=scale, flux_unit=unit, sky_jacobian=sky_jacobian(difference, fits),
-            error_scale=errorScale, columns={},
-        )  # fmt: skip
         for plugin in plugins:
             inputs = replace(inputs, columns={**inputs.columns, **plugin.measure(inputs)})
         table = make_dia_source_table(inputs, id_base=idBase)
-        self.metadata["nCentroidFailures"] = int(fits.failed.sum())
-        self.log.info("Measured %d sources, %d without a centroid.", len(table), fits.failed.sum())
+        n_failed = int(inputs.fits.failed.sum())
+        self.metadata["nCentroidFailures"] = n_failed
+        self.log.info("Measured %d sources, %d without a centroid.", len(table), n_failed)
         return Struct(diaSources=table)
+
+    def _make_inputs(
+        self,
+        difference: DifferenceImage,
+        direct: tuple[VisitImage, VisitImage] | None,
+        sources: Table,
+        error_scale: float,
+    ) -> MeasurementInputs:
+        """Fit positions and fluxes, and put together what plug-ins work on."""
+        config = self.config
+        pixels = weigh_exposure(difference, config.badMaskPlanes)
+        science, template = (
+            weigh_direct_images(
+                difference, *direct, config.badMaskPlanes, sky_cell=config.skyCell, sky_order=config.skyOrder
+            )
+            if direct is not None
+            else (None, None)
+        )
+        fwhm = psf_fwhm(pixels.psf)
+        half = int(np.ceil(config.fitRadiusFwhm * fwhm))
+        fits = self._fit(pixels, sources, difference.bbox, fwhm, half).scaled(error_scale)
+        if config.doCorrectBias:
+            fits = fits.corrected()
+        scale, unit = flux_calibration(difference, fits)
+        return MeasurementInputs(
+            difference=pixels,
+            science=science,
+            template=template,
+            exposure=difference,
+            detections=sources,
+            fits=fits,
+            fwhm=fwhm,
+            half=half,
+            flux_scale=scale,
+            flux_unit=unit,
+            sky_jacobian=sky_jacobian(difference, fits),
+            error_scale=error_scale,
+            columns={},
+        )
 
     def _make_plugins(self) -> list[MeasurementPlugin]:
         """Return the plug-ins that are switched on, in the order in which they run."""

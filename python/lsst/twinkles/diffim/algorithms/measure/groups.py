@@ -65,7 +65,7 @@ def link_groups(x: np.ndarray, y: np.ndarray, *, length: float, most: int) -> Gr
     number = np.zeros(len(x), dtype=np.int64)
     pending, total = ([np.arange(len(x))] if len(x) else []), 0
     while pending:
-        again = []
+        again: list[np.ndarray] = []
         for index in pending:
             count, labels = _components(x[index], y[index], length)
             sizes = np.bincount(labels, minlength=count)

@@ -15,7 +15,8 @@ __all__ = (
     "measurementPlugins",
     "pixel_flags",
     "shape",
+    "trail",
 )
 
-from . import aperture_flux, dipole, forced_fluxes, pixel_flags, shape
+from . import aperture_flux, dipole, forced_fluxes, pixel_flags, shape, trail
 from .base import MeasurementInputs, MeasurementPlugin, MeasurementPluginConfig, measurementPlugins

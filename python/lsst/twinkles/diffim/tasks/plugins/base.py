@@ -100,6 +100,23 @@ class MeasurementInputs:
     def __len__(self) -> int:
         return len(self.fits.x)
 
+    def sky_positions(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return right ascension and declination in degrees of pixels of the array; NaN where they are."""
+        ra, dec = np.full(len(x), np.nan), np.full(len(x), np.nan)
+        good = np.isfinite(x) & np.isfinite(y)
+        if good.any():  # the transform refuses to work on nothing
+            box = self.exposure.bbox
+            sky = self.exposure.sky_projection.pixel_to_sky(x=x[good] + box.x.start, y=y[good] + box.y.start)
+            ra[good], dec[good] = sky.ra.deg, sky.dec.deg
+        return ra, dec
+
+    @property
+    def at_edge(self) -> np.ndarray:
+        """Does the fitted square reach beyond the image? (`numpy.ndarray`, ``(N,)``, bool)."""
+        x, y = np.round(self.fits.x), np.round(self.fits.y)
+        ny, nx = self.difference.image.shape
+        return (x < self.half) | (y < self.half) | (x >= nx - self.half) | (y >= ny - self.half)
+
 
 class MeasurementPluginConfig(Config):
     """Configuration of a plug-in that has nothing to configure; base of those that have."""

@@ -64,11 +64,10 @@ class DipolePlugin(MeasurementPlugin):
         """Measure (see `MeasurementPlugin`)."""
         config, fwhm = self.config, inputs.fwhm
         assert inputs.science is not None and inputs.template is not None, "uses_direct_images is set"
-        direct = (inputs.science, inputs.template)
-        pixels = (inputs.difference, *direct)
+        pixels = (inputs.difference, inputs.science, inputs.template)
         dipoles = fit_dipole_sources(
             tuple(p.image for p in pixels),  # type: ignore[arg-type]
-            (inputs.difference.weight, *(p.weight / np.float32(p.noise_factor**2) for p in direct)),
+            tuple(p.weight / np.float32(p.noise_factor**2) for p in pixels),  # type: ignore[arg-type]
             tuple(p.psf for p in pixels),  # type: ignore[arg-type]
             inputs.fits,
             np.isfinite(inputs.fits.flux),

@@ -22,7 +22,7 @@ class ForcedFluxesPlugin(MeasurementPlugin):
 
     def measure(self, inputs: MeasurementInputs) -> dict[str, Column]:
         """Measure (see `MeasurementPlugin`)."""
-        columns = {}
+        columns: dict[str, Column] = {}
         for name, pixels in (("science", inputs.science), ("template", inputs.template)):
             assert pixels is not None, "uses_direct_images is set"
             columns |= self._measure_one(inputs, name, pixels)
@@ -46,4 +46,10 @@ class ForcedFluxesPlugin(MeasurementPlugin):
                 error * scale, unit=inputs.flux_unit, description=f"Standard error of {name}Flux"
             ),
             f"{prefix}_flag": Column(~np.isfinite(forced.flux), description=f"No {name}Flux"),
+            f"{prefix}_flag_edge": Column(
+                inputs.at_edge, description="The square of the fit reaches beyond the image"
+            ),
+            f"{prefix}_flag_noGoodPixels": Column(
+                forced.n_pixels == 0, description="No pixel near the position has data"
+            ),
         }

@@ -62,6 +62,12 @@ class ShapePlugin(MeasurementPlugin):
         columns["shape_flag_no_pixels"] = Column(
             inputs.fits.n_pixels == 0, description="No pixel could be used for the moments"
         )
+        columns["shape_flag_not_contained"] = Column(
+            inputs.fits.failed, description="No centroid: the moments may be those of something else"
+        )
+        columns["shape_flag_parent_source"] = Column(
+            np.zeros(len(inputs), bool), description="Never: blends are taken apart before"
+        )
         columns["extendedness"] = Column(
             self._extendedness(moments),
             description="0: as wide as the PSF; towards 1: wider (1 - (width of PSF / width)^4)",
