@@ -36,8 +36,9 @@ def make_exposure(
     unit=u.electron,
     backgrounds=None,
     scaling=None,
+    times=None,
 ):
-    """Return a `VisitImage` around an array; ``start`` is (y0, x0)."""
+    """Return a `VisitImage` around an array; ``start`` is (y0, x0), ``times`` are begin and end."""
     image = np.asarray(image, dtype=np.float32)
     box = Box.from_shape(image.shape, start=start)
     frame = DetectorFrame(instrument="TwinklesCam", visit=visit, detector=0, bbox=box)
@@ -50,7 +51,11 @@ def make_exposure(
             make_wcs() if wcs is None else wcs, frame, pixel_bounds=None, x0=start[1], y0=start[0]
         ),
         obs_info=ObservationInfo(
-            instrument="TwinklesCam", visit_id=visit, detector_num=0, physical_filter=band
+            instrument="TwinklesCam",
+            visit_id=visit,
+            detector_num=0,
+            physical_filter=band,
+            **(_times(*times) if times else {}),
         ),
         psf=GaussianPointSpreadFunction(sigma, bounds=box, stamp_size=25),
         detector=make_detector(visit, bbox=box),
@@ -58,6 +63,10 @@ def make_exposure(
         backgrounds=backgrounds,
         photometric_scaling=scaling,
     )
+
+
+def _times(begin, end):
+    return {"datetime_begin": begin, "datetime_end": end, "exposure_time": (end - begin).to(u.s)}
 
 
 def draw_stars(shape, positions, *, sigma, flux):

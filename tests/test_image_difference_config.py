@@ -61,7 +61,6 @@ RETIRED_DEFAULTS = {
     "diaSourceMatchRadius": 0.5,
     "requiredTemplateFraction": 0.1,
 }
-NOT_YET_ON = ("doDipoleFitting", "doApCorr")
 SUBTASKS = (
     "subtract",
     "decorrelate",
@@ -87,7 +86,6 @@ def test_defaults_of_the_retired_task(name):
 def test_defaults_validate():
     for config in (ImageDifferenceConfig(), TwinklesImageDifferenceConfig()):
         config.validate()
-        assert not any(getattr(config, name) for name in NOT_YET_ON)
 
 
 @pytest.mark.parametrize("name", SUBTASKS)

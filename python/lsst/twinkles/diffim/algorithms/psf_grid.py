@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("PsfGrid",)
+__all__ = ("PsfGrid", "bracket")
 
 from dataclasses import dataclass
 
@@ -75,8 +75,8 @@ class PsfGrid:
             Unit-sum stamps centred on the middle pixel.
         """
         xs, ys = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
-        i0, i1, u = _bracket(self.x, xs)
-        j0, j1, v = _bracket(self.y, ys)
+        i0, i1, u = bracket(self.x, xs)
+        j0, j1, v = bracket(self.y, ys)
         u, v = u[:, None, None], v[:, None, None]
         result = (1 - v) * ((1 - u) * self.stamps[j0, i0] + u * self.stamps[j0, i1]) + v * (
             (1 - u) * self.stamps[j1, i0] + u * self.stamps[j1, i1]
@@ -100,7 +100,7 @@ class PsfGrid:
         return PsfGrid(stamps=stamps, x=self.x, y=self.y)
 
 
-def _bracket(nodes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bracket(nodes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return lower index, upper index and weight of the upper node."""
     if len(nodes) == 1:
         zeros = np.zeros(len(values), dtype=int)

@@ -59,7 +59,7 @@ STAND_INS: Mapping[str, Mapping[str, str]] = {
 
 _NO_COADDS = "templates from coadds are not built yet: retarget getTemplate to GetCalexpAsTemplateTask"
 _NOT_SPATIAL = "decorrelation on a grid is not built yet: use DecorrelateALKernelTask"
-_NO_DIPOLES = "dipole fits are not built yet: leave config.measurement as it is"
+_NO_DIPOLES = "the measurement here fits dipoles of its own: leave config.measurement as it is"
 
 REFUSED: Mapping[str, str] = {
     "GetCoaddAsTemplateTask": _NO_COADDS,

@@ -1,68 +1,49 @@
 """The catalogue of DIA sources: names, units and descriptions.
 
-Names and units are those of ``DiaSource`` in Rubin's Science Data Model (dm.lsst.org/sdm_schemas), as far as
-they are measured. Fluxes are in nJy if the science exposure is calibrated, and in its pixel unit if not.
-Of our own are ``significance``, ``footprint``, ``nPeaks``, ``isMerged``, ``footprintArea``, ``x_y_Cov`` and
-``pixelFlags_saturated_template``.
+Names, units and types are those of ``DiaSource`` in Rubin's Science Data Model (dm.lsst.org/sdm_schemas).
+Columns of other stages are not there: ``diaObjectId``, ``ssObjectId`` and ``ssObjectReassocTimeMjdTai`` come
+with the association, ``timeProcessedMjdTai`` and ``timeWithdrawnMjdTai`` with the database. Fluxes are in nJy
+if the science exposure is calibrated, and in its pixel unit if not. What is of our own is in `OWN_COLUMNS`.
 """
 
 from __future__ import annotations
 
-__all__ = ("make_dia_source_table",)
+__all__ = ("OWN_COLUMNS", "calibration_at", "flux_calibration", "make_dia_source_table", "sky_jacobian")
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
 from astropy.table import Column, Table
 
-from ..algorithms.match.prefilter import cut_stamps
-from ..algorithms.measure.psf_fit import ForcedFluxes, PsfFits
+from ..algorithms.measure.psf_fit import PsfFits
+from .plugins.base import MeasurementInputs
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage, SkyProjection
 
-_FLAGS = {
-    "bad": ("BAD",),
-    "cr": ("COSMIC_RAY",),
-    "edge": ("DETECTION_EDGE", "NO_DATA"),
-    "interpolated": ("INTERPOLATED",),
-    "nodata": ("NO_DATA",),
-    "saturated": ("SATURATED",),
-    "saturated_template": ("SAT_TEMPLATE",),
-    "streak": ("STREAK",),
-    "suspect": ("SUSPECT",),
-}
+OWN_COLUMNS = (
+    "x_y_Cov", "significance", "footprint", "nPeaks", "isMerged", "isSplit", "footprintArea", "blendSize",
+    "dipoleLengthErr", "dipoleAngleErr", "forced_template_PsfFlux_flag",
+    "forced_template_PsfFlux_flag_edge", "forced_template_PsfFlux_flag_noGoodPixels",
+    "pixelFlags_badCenter", "pixelFlags_high_variance", "pixelFlags_high_varianceCenter",
+    "pixelFlags_saturated_template", "pixelFlags_saturated_templateCenter",
+)  # fmt: skip
+"""Columns of ours, which the Science Data Model does not have (those of further plug-ins aside)."""
+
+# Other floats are of single precision, as in the Science Data Model.
+_DOUBLE = {"midpointMjdTai", "ra", "dec", "trailRa", "trailDec"}
 
 
-def make_dia_source_table(
-    difference: DifferenceImage,
-    sources: Table,
-    fits: PsfFits,
-    forced: Mapping[str, ForcedFluxes],
-    *,
-    id_base: int,
-    half: int,
-    core: int,
-) -> Table:
+def make_dia_source_table(inputs: MeasurementInputs, *, id_base: int) -> Table:
     """Bring measurements into the form of the catalogue.
 
     Parameters
     ----------
-    difference : `lsst.images.DifferenceImage`
-        Image on which they were made.
-    sources : `astropy.table.Table`
-        Detections, in the order of the measurements.
-    fits : `~lsst.twinkles.diffim.algorithms.measure.psf_fit.PsfFits`
-        Positions and fluxes on the difference.
-    forced : mapping from `str` to `~lsst.twinkles.diffim.algorithms.measure.psf_fit.ForcedFluxes`
-        Fluxes on ``science`` and ``template``; may be empty.
+    inputs : `~lsst.twinkles.diffim.tasks.plugins.MeasurementInputs`
+        Detections, positions and fluxes on the difference, and the columns of the plug-ins.
     id_base : `int`
         First ``diaSourceId``.
-    half, core : `int`
-        Half sides in pixels of the squares in which a pixel flag, and one that ends in ``Center``, looks
-        for masked pixels.
 
     Returns
     -------
@@ -70,27 +51,34 @@ def make_dia_source_table(
         One row for each source; every column has a description and, if it has a dimension, a unit.
     """
     table = Table()
-    box = difference.bbox
-    n = len(sources)
+    difference, sources, fits = inputs.exposure, inputs.detections, inputs.fits
     _add_identity(table, difference, sources, id_base)
-    x, y = fits.x + box.x.start, fits.y + box.y.start
-    _add_positions(table, difference, fits, x, y)
-    _add_fluxes(table, difference, sources, fits, forced, x, y)
+    _add_positions(table, difference, fits)
+    _add_fluxes(table, inputs)
     for name, text in (
         ("significance", "Signed significance of the peak on the score image"),
         ("footprint", "Number of the footprint in this image; sources that share it touch"),
         ("nPeaks", "Number of sources in the footprint"),
         ("isMerged", "The footprint has sources of both signs"),
+        ("isSplit", "One of two sources that were found under one peak"),
     ):
-        table[name] = Column(np.asarray(sources[name]), description=text)
+        values = np.asarray(sources[name]) if name in sources.colnames else np.zeros(len(sources), bool)
+        table[name] = Column(values, description=text)
+    table["blendSize"] = Column(
+        fits.group_size.astype(np.int32), description="Number of sources that were fitted at once"
+    )
     table["footprintArea"] = Column(
         np.asarray(sources["footprintArea"]), unit=u.pix**2, description="Pixels of it"
     )
     table["bboxSize"] = Column(
-        np.asarray(sources["bboxSize"]), unit=u.pix, description="Longer side of its bounding box"
+        np.asarray(sources["bboxSize"], np.int32), unit=u.pix, description="Longer side of its bounding box"
     )
-    _add_pixel_flags(table, difference, fits, half, core)
-    assert len(table) == n
+    for name, column in inputs.columns.items():
+        table[name] = column
+    for name in table.colnames:
+        if table[name].dtype == np.float64 and name not in _DOUBLE:
+            table[name] = table[name].astype(np.float32)
+    assert len(table) == len(sources)
     return table
 
 
@@ -119,31 +107,25 @@ def _add_identity(table: Table, difference: DifferenceImage, sources: Table, id_
     table["parentDiaSourceId"] = Column(
         parents, description="Most significant source of the same footprint; 0 for that one itself"
     )
+    middle, duration = np.nan, np.nan  # where the exposure does not say
     if info.datetime_begin is not None and info.datetime_end is not None:
-        begin, end = info.datetime_begin.tai.mjd, info.datetime_end.tai.mjd
-        table["midpointMjdTai"] = Column(
-            np.full(n, 0.5 * (begin + end)), unit=u.d, description="Middle of the exposure, TAI"
-        )
+        middle = 0.5 * (info.datetime_begin.tai.mjd + info.datetime_end.tai.mjd)
     if info.exposure_time is not None:
-        table["exposureTime"] = Column(
-            np.full(n, info.exposure_time.to_value(u.s)), unit=u.s, description="Exposure time"
-        )
+        duration = info.exposure_time.to_value(u.s)
+    table["midpointMjdTai"] = Column(np.full(n, middle), unit=u.d, description="Middle of the exposure, TAI")
+    table["exposureTime"] = Column(np.full(n, duration), unit=u.s, description="Exposure time")
 
 
-def _add_positions(
-    table: Table, difference: DifferenceImage, fits: PsfFits, x: np.ndarray, y: np.ndarray
-) -> None:
+def _add_positions(table: Table, difference: DifferenceImage, fits: PsfFits) -> None:
     """Add pixel and sky positions, with errors through the local affine part of the projection."""
-    projection = difference.sky_projection
-    ra, dec = _sky_degrees(projection, x, y)
-    jacobian = np.empty((len(x), 2, 2))
-    for k, (dx, dy) in enumerate(((0.5, 0.0), (0.0, 0.5))):
-        high, low = _sky_degrees(projection, x + dx, y + dy), _sky_degrees(projection, x - dx, y - dy)
-        jacobian[:, 0, k] = np.mod(high[0] - low[0] + 180.0, 360.0) - 180.0
-        jacobian[:, 1, k] = high[1] - low[1]
+    box = difference.bbox
+    x, y = fits.x + box.x.start, fits.y + box.y.start
+    ra, dec = _sky_degrees(difference.sky_projection, x, y)
+    jacobian = _degrees_by_pixel(difference.sky_projection, x, y)
     pixel = np.empty((len(x), 2, 2))
     pixel[:, 0, 0], pixel[:, 1, 1] = fits.x_error**2, fits.y_error**2
     pixel[:, 0, 1] = pixel[:, 1, 0] = fits.xy_covariance
+    jacobian[:, 0] *= np.cos(np.deg2rad(dec))[:, None]  # errors are of angles on the sky
     covariance = jacobian @ pixel @ jacobian.transpose(0, 2, 1)
     for name, values, unit, text in (
         ("ra", ra, u.deg, "Right ascension (ICRS)"),
@@ -151,11 +133,11 @@ def _add_positions(
             "raErr",
             np.sqrt(covariance[:, 0, 0]),
             u.deg,
-            "Standard error of ra (of the coordinate, not times cos(dec))",
+            "Standard error of ra times cos(dec)",
         ),
         ("dec", dec, u.deg, "Declination (ICRS)"),
         ("decErr", np.sqrt(covariance[:, 1, 1]), u.deg, "Standard error of dec"),
-        ("ra_dec_Cov", covariance[:, 0, 1], u.deg**2, "Covariance of ra and dec"),
+        ("ra_dec_Cov", covariance[:, 0, 1], u.deg**2, "Covariance of ra times cos(dec) and dec"),
         ("x", x, u.pix, "Centroid along x; the centre of the first pixel of a CCD is 0"),
         ("xErr", fits.x_error, u.pix, "Standard error of x"),
         ("y", y, u.pix, "Centroid along y"),
@@ -176,66 +158,66 @@ def _sky_degrees(projection: SkyProjection, x: np.ndarray, y: np.ndarray) -> tup
     return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
 
 
-def _add_fluxes(
-    table: Table,
-    difference: DifferenceImage,
-    sources: Table,
-    fits: PsfFits,
-    forced: Mapping[str, ForcedFluxes],
-    x: np.ndarray,
-    y: np.ndarray,
-) -> None:
-    scale, unit = _calibration(difference, x, y)
-    table["isNegative"] = Column(np.asarray(sources["isNegative"]), description="Detected as negative")
+def _degrees_by_pixel(projection: SkyProjection, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return derivatives of right ascension and declination with respect to x and y, ``(N, 2, 2)``."""
+    jacobian = np.empty((len(x), 2, 2))
+    for k, (dx, dy) in enumerate(((0.5, 0.0), (0.0, 0.5))):
+        high, low = _sky_degrees(projection, x + dx, y + dy), _sky_degrees(projection, x - dx, y - dy)
+        jacobian[:, 0, k] = np.mod(high[0] - low[0] + 180.0, 360.0) - 180.0
+        jacobian[:, 1, k] = high[1] - low[1]
+    return jacobian
+
+
+def sky_jacobian(difference: DifferenceImage, fits: PsfFits) -> np.ndarray:
+    """Return arcseconds to the east and north by pixels along x and y at each source, ``(N, 2, 2)``."""
+    box = difference.bbox
+    x, y = fits.x + box.x.start, fits.y + box.y.start
+    jacobian = 3600.0 * _degrees_by_pixel(difference.sky_projection, x, y)
+    _, dec = _sky_degrees(difference.sky_projection, x, y)
+    jacobian[:, 0] *= np.cos(np.deg2rad(dec))[:, None]
+    return jacobian
+
+
+def _add_fluxes(table: Table, inputs: MeasurementInputs) -> None:
+    fits, scale, unit = inputs.fits, inputs.flux_scale, inputs.flux_unit
+    table["isNegative"] = Column(
+        np.asarray(inputs.detections["isNegative"]), description="Detected as negative"
+    )
     table["snr"] = Column(fits.flux / fits.flux_error, description="psfFlux over its error")
     table["psfFlux"] = Column(fits.flux * scale, unit=unit, description="PSF flux on the difference")
     table["psfFluxErr"] = Column(fits.flux_error * scale, unit=unit, description="Standard error of psfFlux")
-    table["psfChi2"] = Column(fits.chi2, description="Chi square of the PSF fit")
+    table["psfLnL"] = Column(
+        -0.5 * fits.chi2, description="Natural logarithm of the likelihood, but for a constant of the pixels"
+    )
+    table["psfChi2"] = Column(fits.chi2, description="Chi square of the PSF fit (of all sources of a blend)")
     table["psfNdata"] = Column(fits.n_pixels.astype(np.int32), description="Pixels in the PSF fit")
     table["psfFlux_flag"] = Column(~np.isfinite(fits.flux), description="No PSF flux")
-    texts = {"science": "science image", "template": "matched template"}
-    for name, values in forced.items():
-        table[f"{name}Flux"] = Column(
-            values.flux * scale, unit=unit, description=f"Forced PSF flux on the {texts[name]}"
-        )
-        table[f"{name}FluxErr"] = Column(
-            values.error * scale, unit=unit, description=f"Standard error of {name}Flux"
-        )
+    table["psfFlux_flag_edge"] = Column(
+        inputs.at_edge, description="The fitted square reaches beyond the image"
+    )
+    table["psfFlux_flag_noGoodPixels"] = Column(
+        fits.n_pixels == 0, description="No pixel near the position has data"
+    )
 
 
-def _calibration(difference: DifferenceImage, x: np.ndarray, y: np.ndarray) -> tuple[Any, u.UnitBase]:
-    """Return factor and unit that turn fluxes in pixel units into those of the table."""
+def flux_calibration(difference: DifferenceImage, fits: PsfFits) -> tuple[np.ndarray, u.UnitBase]:
+    """Return factors, ``(N,)``, and unit that turn fluxes in pixel units into those of the table."""
+    return calibration_at(difference, fits.x, fits.y)
+
+
+def calibration_at(
+    difference: DifferenceImage, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, u.UnitBase]:
+    """Return the same for positions in pixels of the array."""
     unit = difference.unit
     if unit.is_equivalent(u.nJy):
-        return float(unit.to(u.nJy)), u.nJy
+        return np.full(len(x), float(unit.to(u.nJy))), u.nJy
     scaling = difference.photometric_scaling
     if scaling is None or scaling.unit is None or not (unit * scaling.unit).is_equivalent(u.nJy):
-        return 1.0, unit
-    area = scaling.bounds.bbox
+        return np.ones(len(x)), unit
+    area, box = scaling.bounds.bbox, difference.bbox
     values = scaling(
-        x=np.clip(x, area.x.start - 0.5, area.x.stop - 0.5),
-        y=np.clip(y, area.y.start - 0.5, area.y.stop - 0.5),
+        x=np.clip(x + box.x.start, area.x.start - 0.5, area.x.stop - 0.5),
+        y=np.clip(y + box.y.start, area.y.start - 0.5, area.y.stop - 0.5),
     )
     return np.asarray(values, float) * float((unit * scaling.unit).to(u.nJy)), u.nJy
-
-
-def _add_pixel_flags(table: Table, difference: DifferenceImage, fits: PsfFits, half: int, core: int) -> None:
-    """Add whether masked pixels lie near the position, or at it."""
-    mask = difference.mask
-    ny, nx = mask.bbox.shape
-    ix = np.clip(np.round(fits.x), 0, nx - 1).astype(int)
-    iy = np.clip(np.round(fits.y), 0, ny - 1).astype(int)
-    any_flag = np.zeros(len(ix), dtype=bool)
-    for name, planes in _FLAGS.items():
-        present = [p for p in planes if p in mask.schema.names]
-        plane = np.any([mask.get(p) for p in present], axis=0) if present else np.zeros((ny, nx), bool)
-        near, centre = np.zeros(len(ix), bool), np.zeros(len(ix), bool)
-        if plane.any() and len(ix):
-            near = cut_stamps(plane, ix, iy, half).any(axis=(1, 2))
-            centre = cut_stamps(plane, ix, iy, core).any(axis=(1, 2))
-        text = ", ".join(planes)
-        table[f"pixelFlags_{name}"] = Column(near, description=f"{text} within {half} pixels")
-        if name != "edge":
-            table[f"pixelFlags_{name}Center"] = Column(centre, description=f"{text} within {core} pixels")
-        any_flag |= centre
-    table["pixelFlags"] = Column(any_flag, description="Any of the pixelFlags that end in Center")

@@ -17,9 +17,11 @@ from ..algorithms.threads_nb import limit_compiled_threads
 from . import exposure_checks as checks
 from ._stand_ins import UnbuiltStageTask
 from .coadd_exposure import coadd_visits
+from .deblend import DeblendTask
 from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
 from .errors import UnsuitableTemplateError
+from .forced_measurement import ForcedMeasurementTask
 from .get_template import GetCalexpAsTemplateTask, restore_background
 from .measurement import MeasurementTask
 from .scale_variance import ScaleVarianceTask
@@ -41,8 +43,6 @@ NOT_BUILT_YET: tuple[tuple[str, bool, str], ...] = (
     ("useScoreImageDetection", False, "detection on the likelihood image"),
     ("doWriteScoreExp", False, "the likelihood image"),
     ("doMatchSources", False, "match of DIA sources with other catalogues"),
-    ("doDipoleFitting", False, "fits of dipoles"),
-    ("doApCorr", False, "aperture corrections"),
     ("doAddMetrics", False, "quality columns of kernel candidates"),
     ("doApplyFinalizedPsf", False, "the PSF of a finalVisitSummary"),
     ("doSpatiallyVarying", False, "decorrelation on a grid"),
@@ -119,12 +119,13 @@ class ImageDifferenceConfig(Config):
     doDetection = Field[bool](doc="Detect sources on the difference image?", default=True)
     doMerge = Field[bool](doc="Merge positive and negative footprints after growing?", default=True)
     growFootprint = RangeField[int](doc="Pixels by which footprints grow before merging.", default=2, min=0)
+    doDeblend = Field[bool](doc="Look for second sources under the detected peaks?", default=True)
     doMeasurement = Field[bool](doc="Measure the detected sources?", default=True)
     doForcedMeasurement = Field[bool](
         doc="Measure PSF fluxes on the science and template images at the DIA sources?", default=True
     )
-    doDipoleFitting = Field[bool](doc="Fit dipoles?", default=False)
-    doApCorr = Field[bool](doc="Apply aperture corrections?", default=False)
+    doDipoleFitting = Field[bool](doc="Fit dipoles?", default=True)
+    doApCorr = Field[bool](doc="Apply aperture corrections?", default=True)
     doSkySources = Field[bool](doc="Add sources at empty positions?", default=False)
     doMatchSources = Field[bool](
         doc="Match DIA sources with the science and reference catalogues?", default=False
@@ -150,8 +151,11 @@ class ImageDifferenceConfig(Config):
     decorrelate: Any = ConfigurableField(doc="Whitening of the noise.", target=DecorrelateTask)
     scaleVariance: Any = ConfigurableField(doc="Scaling of variance planes.", target=ScaleVarianceTask)
     detection: Any = ConfigurableField(doc="Detection of DIA sources.", target=DetectionTask)
+    deblend: Any = ConfigurableField(doc="Separation of sources under one peak.", target=DeblendTask)
     measurement: Any = ConfigurableField(doc="Measurement of DIA sources.", target=MeasurementTask)
-    forcedMeasurement: Any = ConfigurableField(doc="Part of measurement so far.", target=UnbuiltStageTask)
+    forcedMeasurement: Any = ConfigurableField(
+        doc="PSF fluxes at given positions, for tasks that have some.", target=ForcedMeasurementTask
+    )
     register: Any = ConfigurableField(doc="Registration; not built yet.", target=UnbuiltStageTask)
     astrometer: Any = ConfigurableField(doc="Match to a catalogue; not built yet.", target=UnbuiltStageTask)
     refObjLoader: Any = ConfigurableField(doc="Reference catalogue; not built yet.", target=UnbuiltStageTask)
@@ -204,7 +208,9 @@ class ImageDifferenceTask(Task):
     decorrelate: Any
     scaleVariance: Any
     detection: Any
+    deblend: Any
     measurement: Any
+    forcedMeasurement: Any
 
     def __init__(self, config: Config | None = None, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
@@ -219,8 +225,17 @@ class ImageDifferenceTask(Task):
             self._make_subtask(
                 "detection", doMerge=self.config.doMerge, growFootprint=self.config.growFootprint
             )
+        if self.config.doDeblend:
+            self.makeSubtask("deblend")
+        if self.config.doForcedMeasurement:
+            self.makeSubtask("forcedMeasurement")
         if self.config.doMeasurement:
-            self._make_subtask("measurement", doForcedMeasurement=self.config.doForcedMeasurement)
+            self._make_subtask(
+                "measurement",
+                doForcedMeasurement=self.config.doForcedMeasurement,
+                doDipoleFitting=self.config.doDipoleFitting,
+                doApCorr=self.config.doApCorr,
+            )
 
     def _make_subtask(self, name: str, **values: Any) -> None:
         """Make a subtask to which some fields of this task's configuration are passed down."""
@@ -381,15 +396,18 @@ class ImageDifferenceTask(Task):
         detected = self.detection.run(difference)
         set_plane(difference.mask, "DETECTED", detected.positive)
         set_plane(difference.mask, "DETECTED_NEGATIVE", detected.negative)
+        sources = detected.sources
+        if self.config.doDeblend:
+            sources = self.deblend.run(difference, sources).sources
         if not self.config.doMeasurement:
-            return detected.score, detected.sources
+            return detected.score, sources
         first = idFactory() if callable(idFactory) else idFactory
         scale = getattr(detected, "scoreNoise", 1.0)
         measured = self.measurement.run(
             difference,
             science,
             subtracted.matchedTemplate,
-            detected.sources,
+            sources,
             idBase=1 if first is None else int(first),
             **({} if scale == 1.0 else {"errorScale": scale}),
         )

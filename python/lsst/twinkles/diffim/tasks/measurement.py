@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ("MeasurementConfig", "MeasurementTask")
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,18 +14,15 @@ from lsst.pex.config import Config, Field, ListField, RangeField
 from lsst.pipe.base import Struct, Task
 from lsst.utils.timer import timeMethod
 
-from ..adapters.kernels import evaluate_kernel
-from ..adapters.masks import bad_pixels
-from ..adapters.psfs import psf_fwhm, sample_psf
-from ..algorithms.fourier import half_plane_weights, transform_stamps
-from ..algorithms.measure.psf_fit import ForcedFluxes, PsfFits, fit_point_sources, measure_forced_fluxes
-from ..algorithms.noise import fit_sky
-from ..algorithms.psf_grid import PsfGrid
-from ..algorithms.spatial import chebyshev_image
-from .dia_source_table import make_dia_source_table
+from ..adapters.psfs import psf_fwhm
+from ..algorithms.measure.psf_fit import PsfFits, fit_point_sources
+from .dia_source_table import flux_calibration, make_dia_source_table, sky_jacobian
+from .plugins import MeasurementInputs, MeasurementPlugin, measurementPlugins
+from .plugins.base import MeasuredImage
+from .weighted_pixels import weigh_direct_images, weigh_exposure
 
 if TYPE_CHECKING:
-    from lsst.images import DifferenceImage, VisitImage
+    from lsst.images import Box, DifferenceImage, VisitImage
 
 
 class MeasurementConfig(Config):
@@ -42,14 +39,36 @@ class MeasurementConfig(Config):
         default=1.0,
         min=0.1,
     )
-    nIterations = RangeField[int](doc="Gauss-Newton steps of a centroid in each round.", default=4, min=1)
+    blendLinkFwhm = RangeField[float](
+        doc="Sources closer than this, in FWHM, are a blend and are fitted at once.", default=2.0, min=0.0
+    )
+    maxBlendSize = RangeField[int](doc="Most sources that are fitted at once.", default=12, min=1)
+    doCorrectBias = Field[bool](
+        doc="Take away from fluxes what the free position adds, and count it in errors of positions?",
+        default=True,
+    )
+    nIterations = RangeField[int](doc="Most steps of a fit in each round.", default=25, min=1)
     nRounds = RangeField[int](
-        doc="How often sources with neighbours are fitted, each time with the others subtracted.",
-        default=8,
+        doc="How often sources with neighbours outside their blend are fitted, these subtracted.",
+        default=3,
         min=1,
     )
+    plugins: Any = measurementPlugins.makeField(
+        "What is measured beside position and PSF flux.",
+        default=["pixelFlags", "forcedFluxes", "apertureFlux", "shape", "dipole", "trail"],
+        multi=True,
+    )
     doForcedMeasurement = Field[bool](
-        doc="Measure PSF fluxes on the science image and the matched template, too?", default=True
+        doc="Measure PSF fluxes on the science image and the matched template (plug-in forcedFluxes)? "
+        "If not, that plug-in does not run.",
+        default=True,
+    )
+    doDipoleFitting = Field[bool](
+        doc="Fit dipoles (plug-in dipole)? If not, that plug-in does not run.", default=True
+    )
+    doApCorr = Field[bool](
+        doc="Apply aperture corrections? If not, doApCorr of the plug-in apertureFlux does not count.",
+        default=True,
     )
     skyCell = RangeField[int](
         doc="Side in pixels of the cells whose medians give the sky of these two; smaller on small images.",
@@ -57,15 +76,6 @@ class MeasurementConfig(Config):
         min=16,
     )
     skyOrder = RangeField[int](doc="Order of the polynomial through them.", default=2, min=0)
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """An image ready for measurement."""
-
-    image: np.ndarray
-    weight: np.ndarray
-    psf: PsfGrid
 
 
 class MeasurementTask(Task):
@@ -106,11 +116,74 @@ class MeasurementTask(Task):
             ``diaSources`` (`astropy.table.Table`): columns of the Science Data Model as far as
             they are measured; see `~lsst.twinkles.diffim.tasks.dia_source_table`.
         """
-        pixels = self._weigh(difference)
+        plugins = self._make_plugins()
+        direct = any(plugin.uses_direct_images for plugin in plugins)
+        inputs = self._make_inputs(
+            difference, (science, matchedTemplate) if direct else None, sources, errorScale
+        )
+        for plugin in plugins:
+            inputs = replace(inputs, columns={**inputs.columns, **plugin.measure(inputs)})
+        table = make_dia_source_table(inputs, id_base=idBase)
+        n_failed = int(inputs.fits.failed.sum())
+        self.metadata["nCentroidFailures"] = n_failed
+        self.log.info("Measured %d sources, %d without a centroid.", len(table), n_failed)
+        return Struct(diaSources=table)
+
+    def _make_inputs(
+        self,
+        difference: DifferenceImage,
+        direct: tuple[VisitImage, VisitImage] | None,
+        sources: Table,
+        error_scale: float,
+    ) -> MeasurementInputs:
+        """Fit positions and fluxes, and put together what plug-ins work on."""
+        config = self.config
+        pixels = weigh_exposure(difference, config.badMaskPlanes)
+        science, template = (
+            weigh_direct_images(
+                difference, *direct, config.badMaskPlanes, sky_cell=config.skyCell, sky_order=config.skyOrder
+            )
+            if direct is not None
+            else (None, None)
+        )
         fwhm = psf_fwhm(pixels.psf)
-        half = int(np.ceil(self.config.fitRadiusFwhm * fwhm))
-        box = difference.bbox
-        fits = fit_point_sources(
+        half = int(np.ceil(config.fitRadiusFwhm * fwhm))
+        fits = self._fit(pixels, sources, difference.bbox, fwhm, half).scaled(error_scale)
+        if config.doCorrectBias:
+            fits = fits.corrected()
+        scale, unit = flux_calibration(difference, fits)
+        return MeasurementInputs(
+            difference=pixels,
+            science=science,
+            template=template,
+            exposure=difference,
+            detections=sources,
+            fits=fits,
+            fwhm=fwhm,
+            half=half,
+            flux_scale=scale,
+            flux_unit=unit,
+            sky_jacobian=sky_jacobian(difference, fits),
+            error_scale=error_scale,
+            columns={},
+        )
+
+    def _make_plugins(self) -> list[MeasurementPlugin]:
+        """Return the plug-ins that are switched on, in the order in which they run."""
+        config = self.config.copy()
+        if not config.doApCorr:
+            config.plugins["apertureFlux"].doApCorr = False
+        switches = {"forcedFluxes": config.doForcedMeasurement, "dipole": config.doDipoleFitting}
+        plugins = [
+            plugin
+            for name, plugin in zip(config.plugins.names, config.plugins.apply(), strict=True)
+            if switches.get(name, True)
+        ]
+        return sorted(plugins, key=lambda plugin: plugin.order)
+
+    def _fit(self, pixels: MeasuredImage, sources: Table, box: Box, fwhm: float, half: int) -> PsfFits:
+        """Fit positions and PSF fluxes on the difference."""
+        return fit_point_sources(
             pixels.image,
             pixels.weight,
             pixels.psf,
@@ -118,73 +191,8 @@ class MeasurementTask(Task):
             y=np.asarray(sources["y"], float) - box.y.start,
             half=half,
             max_shift=self.config.maxCentroidShiftFwhm * fwhm,
+            link=self.config.blendLinkFwhm * fwhm,
+            most=self.config.maxBlendSize,
             iterations=self.config.nIterations,
             rounds=self.config.nRounds,
         )
-        fits = fits.scaled(errorScale)
-        forced = self._measure_forced(difference, science, matchedTemplate, fits, half)
-        table = make_dia_source_table(
-            difference, sources, fits, forced, id_base=idBase, half=half, core=max(1, round(fwhm / 3))
-        )
-        self.metadata["nCentroidFailures"] = int(fits.failed.sum())
-        self.log.info("Measured %d sources, %d without a centroid.", len(table), fits.failed.sum())
-        return Struct(diaSources=table)
-
-    def _weigh(self, exposure: VisitImage) -> _Pixels:
-        """Return pixels with inverse variances, 0 where they are bad."""
-        image, variance = exposure.image.array, exposure.variance.array
-        bad = bad_pixels(exposure.mask, self.config.badMaskPlanes)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            bad |= ~(variance > 0) | ~np.isfinite(variance) | ~np.isfinite(image)
-            weight = np.where(bad, np.float32(0.0), np.float32(1.0) / variance)
-        return _Pixels(
-            np.where(bad, np.float32(0.0), image), weight, sample_psf(exposure.psf, exposure.bbox, grid=4)
-        )
-
-    def _measure_forced(
-        self,
-        difference: DifferenceImage,
-        science: VisitImage,
-        matched: VisitImage,
-        fits: PsfFits,
-        half: int,
-    ) -> dict[str, ForcedFluxes]:
-        """Measure PSF fluxes on the two images that were subtracted, free of their skies."""
-        if not self.config.doForcedMeasurement:
-            return {}
-        result = {}
-        for name, exposure in (("science", science), ("template", matched)):
-            pixels = self._weigh(exposure)
-            bad = pixels.weight == 0.0
-            # Five cells at least along each axis: fewer would not hold a polynomial of order 2.
-            size = min(self.config.skyCell, max(16, min(bad.shape) // 5))
-            sky = fit_sky(pixels.image, bad, size=size, order=self.config.skyOrder)
-            flat = pixels.image - chebyshev_image(sky, shape=bad.shape, order=self.config.skyOrder)
-            result[name] = measure_forced_fluxes(
-                flat, pixels.weight, pixels.psf, x=fits.x, y=fits.y, half=half
-            )
-        kernel = getattr(difference, "kernel", None)  # raises if there is none
-        if kernel is not None and matched.metadata.get("psfMatched", True):
-            factor = _correlation_factor(kernel, difference, sample_psf(matched.psf, matched.bbox, grid=1))
-            old = result["template"]
-            result["template"] = ForcedFluxes(old.flux, old.error * factor, old.n_pixels)
-        return result
-
-
-def _correlation_factor(kernel: Any, difference: DifferenceImage, psf: PsfGrid) -> float:
-    """Return by how much the correlation of a convolved image's noise raises the error of a PSF flux.
-
-    With the power spectra ``p`` of the PSF and ``k`` of the kernel the variance of ``sum(P I)`` is the pixel
-    variance times ``mean(p k) / mean(k)`` instead of ``mean(p)``.
-    """
-    box = difference.bbox
-    image = evaluate_kernel(kernel, box, x=np.array([box.x.size / 2]), y=np.array([box.y.size / 2]))
-    side = 2 * max(image.shape[-1], psf.size)
-    p = np.abs(transform_stamps(psf.mean()[None], side)) ** 2
-    k = np.abs(transform_stamps(image, side)) ** 2
-    weight = half_plane_weights(side)
-
-    def total(power: np.ndarray) -> float:
-        return float((power * weight).sum())
-
-    return float(np.sqrt(total(p * k) * total(np.ones_like(p)) / (total(p) * total(k))))

@@ -1,0 +1,186 @@
+#!/usr/bin/env python
+"""Do errors mean it: errors of DIA sources over what they claim, on simulated pairs beside the truth.
+
+Prints mean and width of the pulls by signal-to-noise ratio, on blank sky and on galaxies, at given
+positions (forced) and at those that are found (free, started near the truth so that no threshold selects),
+and draws them into ./pulls/pulls.png. Forced fluxes of blank sky are the row of signal-to-noise 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+EDGES = (4.0, 7.0, 12.0, 25.0, 50.0, 130.0)
+FLAGS = ("centroid_flag", "psfFlux_flag", "pixelFlags", "pixelFlags_edge")
+
+
+def main() -> int:
+    """Measure, print and draw; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", nargs="+", default=["std", "rev"], help="pairs to simulate (std rev)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds of the fields")
+    parser.add_argument("--size", type=int, default=1024, help="pixels on a side (1024)")
+    parser.add_argument("--kernel", default="zogy", choices=["zogy", "AL"], help="method (zogy)")
+    parser.add_argument("--directory", type=Path, default=Path("pulls"), help="where to write (pulls)")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    args.directory.mkdir(parents=True, exist_ok=True)
+    parts = [measure_pair(case, seed, args.size, args.kernel) for case in args.cases for seed in args.seeds]
+    pulls = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    report(pulls)
+    draw(pulls, args.directory / "pulls.png")
+    print(f"Picture: {args.directory / 'pulls.png'}")
+    return 0
+
+
+def measure_pair(case: str, seed: int, size: int, kernel: str) -> dict[str, np.ndarray]:
+    """Subtract a simulated pair and measure it where its transients are, and where nothing is."""
+    from astropy.table import Table
+
+    from lsst.twinkles.diffim.simulation.pairs import simulate_pair
+    from lsst.twinkles.diffim.tasks.forced_measurement import ForcedMeasurementTask
+    from lsst.twinkles.diffim.tasks.measurement import MeasurementConfig, MeasurementTask
+    from lsst.twinkles.diffim.tasks.twinkles_image_difference import TwinklesImageDifferenceTask
+
+    # Half of the places of a raster that keeps sources apart, and more on galaxies.
+    pair = simulate_pair(case, seed=seed, nx=size, ny=size, n_transients=int(size**2 / 50**2))
+    config = TwinklesImageDifferenceTask.ConfigClass()
+    config.doDetection = config.doMeasurement = False
+    config.subtract.kernel = kernel
+    result = TwinklesImageDifferenceTask(config=config).run(
+        pair.science, pair.template, selectSources=pair.stars
+    )
+    images = (result.subtractedExposure, pair.science, result.matchedExposure)
+    truth = pair.truth[np.asarray(pair.truth["kind"]) == "transient"]
+    x, y = np.asarray(truth["x"]), np.asarray(truth["y"])
+    table = (
+        MeasurementTask(config=MeasurementConfig(doDipoleFitting=False))
+        .run(*images, as_detections(x, y, np.asarray(truth["difference_flux"])))
+        .diaSources
+    )
+    blank_x, blank_y = blank_places(pair, size)
+    places = Table({"x": np.concatenate([x, blank_x]), "y": np.concatenate([y, blank_y])})
+    forced = ForcedMeasurementTask().run(*images, places).forcedSources
+    factor = nanojansky(images[1])
+    n = len(truth)
+    zero = np.zeros(len(blank_x))
+    change = np.concatenate([np.asarray(truth["difference_flux"]) * factor, zero])
+    bad = np.any([np.asarray(table[name]) for name in FLAGS], axis=0)
+    flux = np.asarray(truth["difference_flux"]) * factor
+    nothing = np.full(len(blank_x), np.nan)
+    gone = np.where(bad, np.nan, 1.0)
+    return {
+        "snr": np.concatenate([np.abs(flux) / np.asarray(table["psfFluxErr"]), zero]),
+        "on_source": np.concatenate([np.asarray(truth["on_source"]), zero > 1]),
+        "forced flux": (np.asarray(forced["psfFlux"]) - change)
+        / np.asarray(forced["psfFluxErr"])
+        * np.concatenate([np.where(np.asarray(table["pixelFlags"]), np.nan, 1.0), zero + 1]),
+        "free flux": np.concatenate(
+            [(np.asarray(table["psfFlux"]) - flux) / table["psfFluxErr"] * gone, nothing]
+        ),
+        "x": np.concatenate([(np.asarray(table["x"], float) - x) / table["xErr"] * gone, nothing]),
+        "y": np.concatenate([(np.asarray(table["y"], float) - y) / table["yErr"] * gone, nothing]),
+        "aperture flux": np.concatenate(
+            [(np.asarray(table["apFlux"]) - flux) / table["apFluxErr"] * gone, nothing]
+        ),
+        "number": np.full(n + len(blank_x), n),
+    }
+
+
+def nanojansky(exposure: Any) -> float:
+    """Return nanojansky by pixel unit."""
+    scaling = exposure.photometric_scaling
+    box = exposure.bbox
+    return float(np.asarray(scaling(x=np.array([box.x.size / 2]), y=np.array([box.y.size / 2])))[0])
+
+
+def blank_places(pair: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return random places without light of the models of both images, and away from the rim."""
+    rng = np.random.default_rng(pair.seed)
+    x, y = rng.uniform(30, size - 30, (2, 600))
+    light = np.zeros((size, size))
+    for visit in (pair.science_visit, pair.template_visit):
+        light += np.abs(visit.model - np.median(visit.model))
+    column, row = np.round(x).astype(int), np.round(y).astype(int)
+    dark = np.array(
+        [light[j - 8 : j + 9, i - 8 : i + 9].max() < 40 for i, j in zip(column, row, strict=True)]
+    )
+    return x[dark], y[dark]
+
+
+def as_detections(x: np.ndarray, y: np.ndarray, flux: np.ndarray) -> Any:
+    """Return a table as a detection gives it."""
+    from astropy.table import Table
+
+    n = len(x)
+    return Table(
+        {
+            "x": x, "y": y, "significance": np.sign(flux), "isNegative": flux < 0,
+            "footprint": np.arange(1, n + 1), "nPeaks": np.ones(n, int), "isMerged": np.zeros(n, bool),
+            "footprintArea": np.full(n, 30), "bboxSize": np.full(n, 6),
+        }
+    )  # fmt: skip
+
+
+def report(pulls: dict[str, np.ndarray]) -> None:
+    """Print mean and width of each kind of pull."""
+    names = ("forced flux", "free flux", "aperture flux", "x", "y")
+    print(f"{'S/N':>10} {'where':>7} {'number':>7}  " + "  ".join(f"{name:>16}" for name in names))
+    for low, high in ((-1.0, 0.0), *itertools.pairwise(EDGES), (EDGES[0], EDGES[-1])):
+        for on, where in ((False, "sky"), (True, "galaxy")):
+            which = (pulls["snr"] > low) & (pulls["snr"] <= high) & (pulls["on_source"] == on)
+            if not which.any():
+                continue
+            cells = [format_cell(pulls[name][which]) for name in names]
+            label = "0" if low < 0 else f"{low:.0f} - {high:.0f}"
+            print(f"{label:>10} {where:>7} {which.sum():>7}  " + "  ".join(f"{c:>16}" for c in cells))
+
+
+def format_cell(values: np.ndarray) -> str:
+    """Return mean, its error, and width of pulls."""
+    good = values[np.isfinite(values)]
+    if len(good) < 5:
+        return "-"
+    return f"{good.mean():+.2f}({good.std() / len(good) ** 0.5:.2f}) {good.std():.2f}"
+
+
+def draw(pulls: dict[str, np.ndarray], path: Path) -> None:
+    """Draw pulls against the signal-to-noise ratio, with mean and width of each bin."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex=True, sharey=True, constrained_layout=True)
+    for axis, name in zip(axes.flat, ("forced flux", "free flux", "x", "y"), strict=True):
+        for on, colour, where in ((False, "tab:blue", "blank sky"), (True, "tab:orange", "on galaxies")):
+            which = (pulls["on_source"] == on) & (pulls["snr"] > 0)
+            snr, values = pulls["snr"][which], pulls[name][which]
+            axis.plot(snr, values, ".", ms=2, color=colour, alpha=0.3)
+            for low, high in itertools.pairwise(EDGES):
+                inside = values[(snr > low) & (snr <= high) & np.isfinite(values)]
+                if len(inside) > 5:
+                    place = np.sqrt(low * high) * (1.04 if on else 0.96)
+                    axis.errorbar(place, inside.mean(), inside.std(), fmt="o", color=colour, capsize=3)
+            axis.plot([], [], "o", color=colour, label=where)
+        for level in (-1, 0, 1):
+            axis.axhline(level, color="0.6", lw=0.8, ls="-" if level == 0 else ":")
+        axis.set(title=name, xscale="log", ylim=(-5, 5))
+    axes[0, 0].legend(loc="upper left", fontsize=8)
+    for axis in axes[1]:
+        axis.set_xlabel("true flux over its error")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("(measured - true) / error")
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

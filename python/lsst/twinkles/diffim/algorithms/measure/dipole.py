@@ -1,0 +1,169 @@
+"""Dipoles: what a static source leaves that is not at the same place in both images."""
+
+from __future__ import annotations
+
+__all__ = ("DipoleFits", "fit_dipole_sources")
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ..psf_grid import PsfGrid
+from .dipole_nb import fit_dipoles
+from .in_threads import run_in_threads
+from .psf_fit import PsfFits, subtract_sources
+from .spline_psf import SplinePsf
+
+
+@dataclass(frozen=True)
+class DipoleFits:
+    """Fits of a dipole to each source; all ``(N,)``, NaN where ``attempted`` is `False`.
+
+    Attributes
+    ----------
+    attempted : `numpy.ndarray`, bool
+        Was a dipole fitted?
+    flux, flux_error : `numpy.ndarray`
+        Flux of the static source, the mean of both lobes.
+    flux_difference, flux_difference_error : `numpy.ndarray`
+        Flux of the positive lobe minus that of the negative one, if they were let differ.
+    x, y, x_error, y_error : `numpy.ndarray`
+        Middle of the lobes, pixels of the array.
+    dx, dy, dx_error, dy_error, dxy_covariance : `numpy.ndarray`
+        Vector from the negative to the positive lobe, pixels.
+    chi2_nothing, chi2_point, chi2_pair, chi2 : `numpy.ndarray`
+        Chi square on the difference of no source, of one point source, of two (where the source has a
+        partner of the other sign) and of the dipole.
+    n_pixels : `numpy.ndarray`, int
+        Pixels of the difference that went in.
+    """
+
+    attempted: np.ndarray
+    flux: np.ndarray
+    flux_error: np.ndarray
+    flux_difference: np.ndarray
+    flux_difference_error: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    x_error: np.ndarray
+    y_error: np.ndarray
+    dx: np.ndarray
+    dy: np.ndarray
+    dx_error: np.ndarray
+    dy_error: np.ndarray
+    dxy_covariance: np.ndarray
+    chi2_nothing: np.ndarray
+    chi2_point: np.ndarray
+    chi2_pair: np.ndarray
+    chi2: np.ndarray
+    n_pixels: np.ndarray
+
+
+def fit_dipole_sources(
+    images: tuple[np.ndarray, np.ndarray, np.ndarray],
+    weights: tuple[np.ndarray, np.ndarray, np.ndarray],
+    psfs: tuple[PsfGrid, PsfGrid, PsfGrid],
+    fits: PsfFits,
+    which: np.ndarray,
+    *,
+    half: int,
+    fwhm: float,
+    partner_radius: float,
+    max_separation: float,
+    relative_weight: float,
+    iterations: int,
+) -> DipoleFits:
+    """Fit dipoles to difference, science image and template at once.
+
+    Parameters
+    ----------
+    images, weights : 3-tuples of `numpy.ndarray`, ``(Ny, Nx)``
+        Difference, science image and template (without sky, on the flux scale of the science image), and
+        their inverse variances.
+    psfs : 3-tuple of `PsfGrid`
+        Their PSFs.
+    fits : `PsfFits`
+        Positions and fluxes on the difference.
+    which : `numpy.ndarray`, ``(N,)``, bool
+        Sources to try.
+    half : `int`
+        Half side in pixels of the squares that are fitted.
+    fwhm : `float`
+        FWHM of the PSF of the difference, pixels.
+    partner_radius : `float`
+        Farthest a source of the other sign may lie to be the other lobe, pixels.
+    max_separation : `float`
+        Greatest separation of the lobes that the fit allows, pixels.
+    relative_weight : `float`
+        Weight of the direct images against that of the difference: 1 is that of their noise.
+    iterations : `int`
+        Most steps of a fit.
+
+    Returns
+    -------
+    dipoles : `DipoleFits`
+        One for each source of ``fits``.
+
+    Notes
+    -----
+    The static source has the flux ``F``; it is at ``c + d/2`` in the science image and at ``c - d/2`` in the
+    template. The difference alone tells ``F d``, where ``d`` is small, and the direct images tell ``F``. The
+    noise of the difference is that of the direct images: what is fitted beside it is their mean, weighted
+    with the inverse variances, whose noise is independent of it. Where that mean does not fit (galaxies,
+    neighbours) it is given less weight by its reduced chi square.
+    """
+    index = np.flatnonzero(which)
+    partner = _partners(fits, partner_radius)[index]
+    pairs = np.column_stack([index, partner]).astype(np.int64)
+    x = np.where(partner >= 0, 0.5 * (fits.x[index] + fits.x[partner]), fits.x[index])
+    y = np.where(partner >= 0, 0.5 * (fits.y[index] + fits.y[partner]), fits.y[index])
+    reach = half + int(np.ceil(max(max_separation, partner_radius) + fwhm))
+    splines = [SplinePsf.from_grid(psf, reach=reach) for psf in psfs]
+    located = [spline.nodes_at(x=x, y=y) for spline in splines]
+    nodes, shares = (np.stack([part[k] for part in located], axis=1) for k in (0, 1))
+    residual = subtract_sources(images[0], splines[0], fits)
+    flux = np.nan_to_num(fits.flux)
+    direct = [np.ascontiguousarray(a, np.float32) for k in (1, 2) for a in (images[k], weights[k])]
+    results = np.zeros((len(index), 20))
+    run_in_threads(
+fit_dipoles, len(index),
+        residual, np.ascontiguousarray(weights[0], np.float32), *direct,
+        *(spline.coefficients for spline in splines), nodes, shares, half, fits.x, fits.y, flux, pairs,
+        np.column_stack([np.round(x), np.round(y)]).astype(np.int64), int(np.ceil(fwhm)), max_separation,
+        relative_weight, iterations, results,
+    )  # fmt: skip
+    return _as_dipoles(results, index, len(fits.x))
+
+
+def _partners(fits: PsfFits, radius: float) -> np.ndarray:
+    """Return for each source the brightest one of the other sign within a radius; -1 where there is none."""
+    partner = np.full(len(fits.x), -1)
+    if len(fits.x) < 2:
+        return partner
+    pairs = cKDTree(np.column_stack([fits.x, fits.y])).query_pairs(radius, output_type="ndarray")
+    pairs = pairs[fits.flux[pairs[:, 0]] * fits.flux[pairs[:, 1]] < 0]
+    both = np.concatenate([pairs, pairs[:, ::-1]])
+    order = np.argsort(np.abs(fits.flux[both[:, 1]]), kind="stable")
+    partner[both[order, 0]] = both[order, 1]  # of several the last, the brightest, stays
+    return partner
+
+
+def _as_dipoles(results: np.ndarray, index: np.ndarray, n: int) -> DipoleFits:
+    solved = results[:, 19] > 0
+    rows, good = np.full((n, results.shape[1]), np.nan), index[solved]
+    rows[good] = results[solved]
+    attempted = np.zeros(n, dtype=bool)
+    attempted[good] = True
+    with np.errstate(invalid="ignore"):
+        errors = np.sqrt(rows[:, 5:12])
+    return DipoleFits(
+        attempted=attempted,
+        flux=rows[:, 0], flux_error=errors[:, 0],
+        flux_difference=rows[:, 10], flux_difference_error=errors[:, 6],
+        x=rows[:, 1], y=rows[:, 2], x_error=errors[:, 1], y_error=errors[:, 2],
+        dx=rows[:, 3], dy=rows[:, 4], dx_error=errors[:, 3], dy_error=errors[:, 4],
+        dxy_covariance=rows[:, 12],
+        chi2_nothing=rows[:, 13], chi2_point=rows[:, 14], chi2_pair=rows[:, 15], chi2=rows[:, 16],
+        n_pixels=np.nan_to_num(rows[:, 17]).astype(int),
+    )  # fmt: skip

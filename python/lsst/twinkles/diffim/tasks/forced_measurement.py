@@ -1,0 +1,164 @@
+"""PSF fluxes at positions that are given."""
+
+from __future__ import annotations
+
+__all__ = ("ForcedMeasurementConfig", "ForcedMeasurementTask")
+
+from typing import TYPE_CHECKING
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Column, Table
+
+from lsst.pex.config import Config, ListField, RangeField
+from lsst.pipe.base import Struct, Task
+from lsst.utils.timer import timeMethod
+
+from ..adapters.psfs import psf_fwhm
+from ..algorithms.measure.psf_fit import measure_forced_fluxes
+from .dia_source_table import calibration_at
+from .plugins.base import MeasuredImage
+from .weighted_pixels import weigh_direct_images, weigh_exposure
+
+if TYPE_CHECKING:
+    from lsst.images import DifferenceImage, VisitImage
+
+
+class ForcedMeasurementConfig(Config):
+    """Configuration of `ForcedMeasurementTask`."""
+
+    badMaskPlanes = ListField[str](
+        doc="Pixels that get no weight.", default=["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"]
+    )
+    fitRadiusFwhm = RangeField[float](
+        doc="Half side of the fitted squares over the FWHM of the PSF.", default=2.5, min=1.0
+    )
+    skyCell = RangeField[int](
+        doc="Side in pixels of the cells whose medians give the sky of the direct images.",
+        default=128,
+        min=16,
+    )
+    skyOrder = RangeField[int](doc="Order of the polynomial through them.", default=2, min=0)
+
+
+class ForcedMeasurementTask(Task):
+    """Measure PSF fluxes on difference, science image and matched template where a table says."""
+
+    ConfigClass = ForcedMeasurementConfig
+    _DefaultName = "forcedMeasurement"
+    config: ForcedMeasurementConfig
+
+    @timeMethod
+    def run(
+        self,
+        difference: DifferenceImage,
+        science: VisitImage,
+        matchedTemplate: VisitImage,
+        positions: Table,
+        errorScale: float = 1.0,
+    ) -> Struct:
+        """Measure.
+
+        Parameters
+        ----------
+        difference : `lsst.images.DifferenceImage`
+            Difference with white noise, its PSF and variance; not modified.
+        science, matchedTemplate : `lsst.images.VisitImage`
+            What was subtracted from what; not modified.
+        positions : `astropy.table.Table`
+            Positions: columns ``ra`` and ``dec`` (degrees, or another unit of angle), or ``x`` and ``y``
+            (pixels, in the frame of ``difference``); further columns are handed on.
+        errorScale : `float`, optional
+            Factor on the errors of fluxes on the difference, ``scoreNoise`` of the detection.
+
+        Returns
+        -------
+        result : `lsst.pipe.base.Struct`
+            ``forcedSources`` (`astropy.table.Table`): the rows of ``positions`` in their order with
+            ``visit``, ``detector``, ``band``, ``x``, ``y``, ``psfFlux`` (difference), ``scienceFlux``,
+            ``templateFlux`` and their errors, and a flag for each. Positions off the image have NaN.
+
+        Raises
+        ------
+        ValueError
+            If ``positions`` has neither pair of columns.
+        """
+        x, y = _pixel_positions(positions, difference)
+        ny, nx = difference.bbox.shape
+        inside = (x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)
+        table = positions.copy()
+        _add_identity(table, difference, x, y)
+        images = (
+            weigh_exposure(difference, self.config.badMaskPlanes),
+            *weigh_direct_images(
+                difference,
+                science,
+                matchedTemplate,
+                self.config.badMaskPlanes,
+                sky_cell=self.config.skyCell,
+                sky_order=self.config.skyOrder,
+            ),
+        )
+        scale, unit = calibration_at(difference, np.where(inside, x, 0.0), np.where(inside, y, 0.0))
+        half = int(np.ceil(self.config.fitRadiusFwhm * psf_fwhm(images[0].psf)))
+        for name, pixels, factor in zip(
+            ("psf", "science", "template"), images, (errorScale, 1.0, 1.0), strict=True
+        ):
+            flux, error = _measure(pixels, x, y, inside, half)
+            text = {"psf": "difference", "science": "science image", "template": "matched template"}[name]
+            table[f"{name}Flux"] = Column(flux * scale, unit=unit, description=f"PSF flux on the {text}")
+            table[f"{name}FluxErr"] = Column(
+                error * scale * factor, unit=unit, description=f"Standard error of {name}Flux"
+            )
+            table[f"{name}Flux_flag"] = Column(~np.isfinite(flux), description=f"No {name}Flux")
+        self.metadata["nForcedSources"] = len(table)
+        self.metadata["nForcedSourcesOffImage"] = int(np.count_nonzero(~inside))
+        return Struct(forcedSources=table)
+
+
+def _measure(
+    pixels: MeasuredImage, x: np.ndarray, y: np.ndarray, inside: np.ndarray, half: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return fluxes and errors; NaN for what is off the image."""
+    flux, error = np.full(len(x), np.nan), np.full(len(x), np.nan)
+    forced = measure_forced_fluxes(
+        pixels.image, pixels.weight, pixels.psf, x=x[inside], y=y[inside], half=half
+    )
+    flux[inside], error[inside] = forced.flux, forced.error * pixels.noise_factor
+    return flux, error
+
+
+def _pixel_positions(positions: Table, difference: DifferenceImage) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels of the array."""
+    names, box = positions.colnames, difference.bbox
+    if "ra" in names and "dec" in names:
+        ra, dec = (u.Quantity(positions[name], unit=positions[name].unit or u.deg) for name in ("ra", "dec"))
+        if len(positions) == 0:
+            return np.zeros(0), np.zeros(0)  # the transform refuses to work on nothing
+        from astropy.coordinates import SkyCoord
+
+        pixel = difference.sky_projection.sky_to_pixel(SkyCoord(ra=ra, dec=dec, frame="icrs"))
+        x, y = np.asarray(pixel.x, float), np.asarray(pixel.y, float)
+    elif "x" in names and "y" in names:
+        x, y = (np.asarray(positions[name], float) for name in ("x", "y"))
+    else:
+        raise ValueError(
+            "positions must have columns ra and dec (angles) or x and y (pixels), "
+            f"but has {', '.join(names) or 'none'}; rename those that hold the positions."
+        )
+    return x - box.x.start, y - box.y.start
+
+
+def _add_identity(table: Table, difference: DifferenceImage, x: np.ndarray, y: np.ndarray) -> None:
+    """Add pixel positions, and which exposure it is."""
+    info, n, box = difference.obs_info, len(table), difference.bbox
+    visit = info.visit_id if info.visit_id is not None else info.exposure_id
+    values = {
+        "visit": (np.full(n, visit if visit is not None else 0, np.int64), None, "Visit"),
+        "detector": (np.full(n, info.detector_num or 0, np.int16), None, "Detector"),
+        "band": (np.full(n, difference.band, dtype="U8"), None, "Band of the science exposure"),
+        "x": (x + box.x.start, u.pix, "Position along x"),
+        "y": (y + box.y.start, u.pix, "Position along y"),
+    }
+    for name, (column, unit, text) in values.items():
+        table[name] = Column(column, unit=unit, description=text)
