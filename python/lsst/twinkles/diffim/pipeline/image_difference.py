@@ -27,6 +27,7 @@ from lsst.pipe.base import (
     connectionTypes,
 )
 
+from ..tasks.errors import BadSubtractionError
 from ..tasks.image_difference import ImageDifferenceConfig, ImageDifferenceTask
 from ..tasks.twinkles_image_difference import set_twinkles_defaults
 from .ids import DiaSourceIdFactory
@@ -82,6 +83,18 @@ class ImageDifferenceConnections(
         storageClass="ArrowAstropy",
         dimensions=_DIMENSIONS,
     )
+    metrics = connectionTypes.Output(
+        doc="Figures of quality by name, and a verdict.",
+        name="{coaddName}Diff_metrics",
+        storageClass="StructuredDataDict",
+        dimensions=_DIMENSIONS,
+    )
+    spatiallySampledMetrics = connectionTypes.Output(
+        doc="Figures of quality at positions all over the image.",
+        name="{coaddName}Diff_spatiallySampledMetrics",
+        storageClass="ArrowAstropy",
+        dimensions=_DIMENSIONS,
+    )
 
     def __init__(self, *, config: ImageDifferencePipelineConfig) -> None:
         super().__init__(config=config)
@@ -90,6 +103,8 @@ class ImageDifferenceConnections(
             "matchedExp": config.doWriteMatchedExp,
             "warpedExp": config.doWriteWarpedExp,
             "diaSrc": config.doWriteSources and config.doMeasurement,
+            "metrics": config.doWriteMetrics and config.doAssessDifference,
+            "spatiallySampledMetrics": config.doWriteMetrics and config.doSpatiallySampledMetrics,
         }
         for name, is_wanted in wanted.items():
             if not is_wanted:
@@ -180,14 +195,31 @@ class ImageDifferencePipelineTask(PipelineTask, ImageDifferenceTask):
         factory = DiaSourceIdFactory(science_visit, int(data_id["detector"]))
         try:
             result = self.run(science, template, idFactory=factory)
+        except BadSubtractionError as error:
+            if error.partial_outputs is not None:
+                self._put(butlerQC, error.partial_outputs, outputRefs, template, template_handle)
+            raise AnnotatedPartialOutputsError.annotate(error, self, log=self.log) from error
         except AlgorithmError as error:
             raise AnnotatedPartialOutputsError.annotate(error, self, log=self.log) from error
+        self._put(butlerQC, result, outputRefs, template, template_handle)
+
+    def _put(
+        self,
+        butlerQC: QuantumContext,
+        result: Struct,
+        outputRefs: OutputQuantizedConnection,
+        template: Any,
+        template_handle: DeferredDatasetHandle,
+    ) -> None:
+        """Write what is configured."""
         self._attach_template(result, template, template_handle)
         outputs = {
             "differenceExp": result.subtractedExposure,
             "matchedExp": result.matchedExposure,
             "warpedExp": result.warpedExposure,
             "diaSrc": result.diaSources,
+            "metrics": result.metrics,
+            "spatiallySampledMetrics": result.spatiallySampledMetrics,
         }
         wanted = {name for name, _ in outputRefs}
         butlerQC.put(Struct(**{k: v for k, v in outputs.items() if k in wanted}), outputRefs)

@@ -48,6 +48,8 @@ OUTPUTS: dict[str, _Output] = {
     "scoreExp": _Output("DifferenceImage", _EXPOSURE, _PER_EXPOSURE % "scoreexp"),
     "diaSrc": _Output("ArrowAstropy", _EXPOSURE, _PER_EXPOSURE % "diaSrc"),
     "kernelSrc": _Output("ArrowAstropy", _EXPOSURE, _PER_EXPOSURE % "kernelSrc"),
+    "metrics": _Output("StructuredDataDict", _EXPOSURE, _PER_EXPOSURE % "metrics"),
+    "spatiallySampledMetrics": _Output("ArrowAstropy", _EXPOSURE, _PER_EXPOSURE % "spatialmetrics"),
     "metadata": _Output("TaskMetadata", _EXPOSURE, _PER_EXPOSURE % "metadata"),
     "log": _Output("ButlerLogRecords", _EXPOSURE, _PER_EXPOSURE % "log"),
     "config": _Output("Config", (), "config"),
