@@ -107,6 +107,14 @@ def pair_words(out, visit=230, template=250):
     return ["--id", f"visit={visit}", "--templateId", f"visit={template}", "--output", out]
 
 
+@functools.cache
+def finished_output():
+    """Return an output repository with visits 230 and 231, which is not to be changed."""
+    out = scratch() / "finished"
+    assert command(*pair_words(out, "230^231"), "-c", "doWriteMatchedExp=False").status == 0
+    return out
+
+
 def start_command(*words, repo=None):
     """Start the command in a process group of its own."""
     code = (

@@ -186,3 +186,14 @@ def test_background_of_a_difference_is_that_which_was_put_there(bin_size):
     assert np.sqrt(np.mean(error**2)) < 1.6 / bin_size
     assert abs((result.difference.image.array - source).mean()) < 0.01
     assert difference.image.array.mean() == pytest.approx((sky + source).mean(), abs=0.02)
+
+
+def test_tables_that_come_in_are_not_changed():
+    pair = make_pair(seed=4, shape=SHAPE)
+    result = ImageDifferenceTask().run(pair.science, pair.template)
+    stars = result.selectSources
+    before = stars.copy()
+    AssessDifferenceTask().run(result.subtractedExposure, pair.science, kernelSources=stars)
+    for name in stars.colnames:
+        np.testing.assert_array_equal(stars[name], before[name])
+    assert stars["used"].sum() == result.metrics["nKernelSourcesUsed"]

@@ -186,6 +186,7 @@ class PairWork:
             "warpedExp": config.doWriteWarpedExp and result.warpedExposure,
             "scoreExp": config.doWriteScoreExp and result.scoreExposure,
             "diaSrc": config.doWriteSources and config.doMeasurement and result.diaSources,
+            "kernelSrc": config.doWriteMetrics and result.subtractRes.kernelSources,
             "metrics": config.doWriteMetrics and result.metrics,
             "spatiallySampledMetrics": config.doWriteMetrics and result.spatiallySampledMetrics,
         }

@@ -83,6 +83,12 @@ class ImageDifferenceConnections(
         storageClass="ArrowAstropy",
         dimensions=_DIMENSIONS,
     )
+    kernelSrc = connectionTypes.Output(
+        doc="Stars that made the matching kernel, and how well it fits them.",
+        name="{coaddName}Diff_kernelSrc",
+        storageClass="ArrowAstropy",
+        dimensions=_DIMENSIONS,
+    )
     metrics = connectionTypes.Output(
         doc="Figures of quality by name, and a verdict.",
         name="{coaddName}Diff_metrics",
@@ -103,6 +109,7 @@ class ImageDifferenceConnections(
             "matchedExp": config.doWriteMatchedExp,
             "warpedExp": config.doWriteWarpedExp,
             "diaSrc": config.doWriteSources and config.doMeasurement,
+            "kernelSrc": config.doWriteMetrics,
             "metrics": config.doWriteMetrics and config.doAssessDifference,
             "spatiallySampledMetrics": config.doWriteMetrics and config.doSpatiallySampledMetrics,
         }
@@ -218,6 +225,7 @@ class ImageDifferencePipelineTask(PipelineTask, ImageDifferenceTask):
             "matchedExp": result.matchedExposure,
             "warpedExp": result.warpedExposure,
             "diaSrc": result.diaSources,
+            "kernelSrc": result.subtractRes.kernelSources,
             "metrics": result.metrics,
             "spatiallySampledMetrics": result.spatiallySampledMetrics,
         }

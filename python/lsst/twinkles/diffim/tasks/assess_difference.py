@@ -349,7 +349,7 @@ def _describe_stars(
     if stars is None or len(stars) == 0 or "x" not in stars.colnames:
         return {}
     figures = {}
-    used = np.asarray(stars["used"], bool) if "used" in stars.colnames else np.ones(len(stars), bool)
+    used = np.array(stars["used"], bool) if "used" in stars.colnames else np.ones(len(stars), bool)
     if "chi2" in stars.colnames and used.any():
         figures["kernelStarChi2"] = float(np.median(np.asarray(stars["chi2"], float)[used]))
     if "signalToNoise" in stars.colnames:

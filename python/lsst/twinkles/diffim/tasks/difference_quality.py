@@ -13,6 +13,7 @@ from .add_sky_sources import append_sky_sources
 from .assess_difference import AssessDifferenceTask, exposure_seed, flatten_metadata
 from .find_cosmic_rays import FindCosmicRaysTask
 from .mask_streaks import MaskStreaksTask
+from .score_reliability import ScoreReliabilityTask
 from .sky_objects import SkyObjectsTask, measure_sky_fluxes
 from .spatially_sampled_metrics import SpatiallySampledMetricsTask
 from .subtract_background import SubtractBackgroundTask
@@ -28,6 +29,9 @@ class DifferenceQualityConfig(Config):
 
     doFindCosmicRays = Field[bool](
         doc="Find and repair cosmic rays and hot pixels of both exposures that are not masked?", default=True
+    )
+    doReliability = Field[bool](
+        doc="Give every source a reliability: how likely it is to be real?", default=False
     )
     doMaskStreaks = Field[bool](doc="Mask the trails of satellites on the difference?", default=True)
     doSubtractBackground = Field[bool](
@@ -56,6 +60,7 @@ class DifferenceQualityConfig(Config):
     subtractBackground: Any = ConfigurableField(
         doc="Sky that is left in the difference.", target=SubtractBackgroundTask
     )
+    reliability: Any = ConfigurableField(doc="Reliability of sources.", target=ScoreReliabilityTask)
     assess: Any = ConfigurableField(doc="Figures of quality and verdict.", target=AssessDifferenceTask)
     spatiallySampledMetrics: Any = ConfigurableField(
         doc="Figures at positions all over the image.", target=SpatiallySampledMetricsTask
@@ -67,6 +72,7 @@ _OPTIONAL_STAGES = {
     "doFindCosmicRays": "cosmicray",
     "doMaskStreaks": "maskStreaks",
     "doSubtractBackground": "subtractBackground",
+    "doReliability": "reliability",
     "doAssessDifference": "assess",
     "doSpatiallySampledMetrics": "spatiallySampledMetrics",
 }
@@ -87,6 +93,7 @@ class DifferenceQualityTask(Task):
     cosmicray: Any
     maskStreaks: Any
     subtractBackground: Any
+    reliability: Any
     assess: Any
     spatiallySampledMetrics: Any
 
@@ -123,6 +130,22 @@ class DifferenceQualityTask(Task):
         """Set the plane ``STREAK`` of a difference."""
         if self.config.doMaskStreaks:
             self.maskStreaks.run(difference)
+
+    def score_reliability(
+        self, sources: Table, difference: DifferenceImage, science: VisitImage, matched: VisitImage
+    ) -> Table:
+        """Return the catalogue with the reliability of its sources.
+
+        Parameters
+        ----------
+        sources : `astropy.table.Table`
+            Catalogue; not modified.
+        difference, science, matched : `lsst.images.VisitImage`
+            Difference, and what was subtracted from what.
+        """
+        if not self.config.doReliability:
+            return sources
+        return self.reliability.run(difference, science, matched, sources).diaSources
 
     def add_sky_sources(self, sources: Table, difference: DifferenceImage, error_scale: float) -> Table:
         """Return the catalogue with sky sources at its end.

@@ -392,4 +392,5 @@ class ImageDifferenceTask(DifferenceQualityTask):
             **({} if scale == 1.0 else {"errorScale": scale}),
         )
         self.metadata["nDiaSources"] = len(measured.diaSources)
-        return detected.score, self.add_sky_sources(measured.diaSources, difference, scale), scale
+        sources = self.score_reliability(measured.diaSources, difference, science, subtracted.matchedTemplate)
+        return detected.score, self.add_sky_sources(sources, difference, scale), scale
