@@ -33,6 +33,7 @@ config.doScaleDiffimVariance = False
 config.subtract.retarget(StubSubtractTask)
 config.detection.retarget(StubDetectionTask)
 config.measurement.retarget(StubMeasurementTask)
+config.doFindCosmicRays = False  # the sources of these tests are single pixels
 """
 
 
@@ -104,6 +105,14 @@ def command(*words, repo=None, config=True, versions=False):
 def pair_words(out, visit=230, template=250):
     """Return the words that ask for one or more visits."""
     return ["--id", f"visit={visit}", "--templateId", f"visit={template}", "--output", out]
+
+
+@functools.cache
+def finished_output():
+    """Return an output repository with visits 230 and 231, which is not to be changed."""
+    out = scratch() / "finished"
+    assert command(*pair_words(out, "230^231"), "-c", "doWriteMatchedExp=False").status == 0
+    return out
 
 
 def start_command(*words, repo=None):

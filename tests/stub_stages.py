@@ -13,7 +13,7 @@ from lsst.pex.config import Config, Field, ListField
 from lsst.pipe.base import NoWorkFound, Struct, Task
 
 from lsst.twinkles.diffim.adapters.masks import difference_mask_schema
-from lsst.twinkles.diffim.tasks.errors import InsufficientKernelSourcesError
+from lsst.twinkles.diffim.tasks.errors import BadSubtractionError, InsufficientKernelSourcesError
 from lsst.twinkles.diffim.tasks.subtract import AlardLuptonSubtractConfig
 
 THREADS = ("TWINKLES_DIFFIM_NUM_THREADS", "OMP_NUM_THREADS")
@@ -129,3 +129,22 @@ def _is_first(path):
     except FileExistsError:
         return False
     return True
+
+
+class StubAssessConfig(Config):
+    badVisits = ListField[int](doc="Visits whose difference is bad.", default=[])
+
+
+class StubAssessTask(Task):
+    """Differences are good, but for those of some visits."""
+
+    ConfigClass = StubAssessConfig
+    _DefaultName = "assess"
+
+    def run(self, difference, science, **kwargs):
+        return Struct(metrics={"visit": science.obs_info.visit_id, "verdict": "good", "reasons": []})
+
+    def find_error(self, metrics):
+        if metrics["visit"] not in self.config.badVisits:
+            return None
+        return BadSubtractionError("It leaves 40 percent of the stars.", ratio=0.4)

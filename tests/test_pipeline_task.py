@@ -14,7 +14,7 @@ from lsst.pipe.base import AlgorithmError, Pipeline, TaskFactory
 from lsst.pipe.base.separable_pipeline_executor import SeparablePipelineExecutor
 from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
 from repositories import make_image, make_repository
-from stub_stages import StubDetectionTask, StubMeasurementTask, StubSubtractTask
+from stub_stages import StubAssessTask, StubDetectionTask, StubMeasurementTask, StubSubtractTask
 
 from lsst.twinkles.diffim.pipeline.ids import DiaSourceIdFactory
 from lsst.twinkles.diffim.pipeline.image_difference import (
@@ -57,6 +57,7 @@ def make_config(template=2, **values):
     config.subtract.retarget(StubSubtractTask)
     config.detection.retarget(StubDetectionTask)
     config.measurement.retarget(StubMeasurementTask)
+    config.doFindCosmicRays = False  # the sources of these tests are single pixels
     config.doDecorrelation = False
     config.doScaleDiffimVariance = False
     for name, value in values.items():
@@ -105,11 +106,15 @@ def test_a_template_outside_the_query_is_named_with_the_way_out(butler):
 def test_only_what_is_to_be_written_is_an_output(butler):
     config = make_config(doWriteMatchedExp=False, doWriteWarpedExp=True, doMeasurement=False)
     connections = ImageDifferenceConnections(config=config)
-    assert set(connections.outputs) == {"differenceExp", "warpedExp"}
+    assert set(connections.outputs) == {"differenceExp", "warpedExp", "kernelSrc", "metrics"}
+    config.doWriteMetrics = False
+    assert set(ImageDifferenceConnections(config=config).outputs) == {"differenceExp", "warpedExp"}
     assert set(ImageDifferenceConnections(config=make_config()).outputs) == {
         "differenceExp",
         "matchedExp",
         "diaSrc",
+        "kernelSrc",
+        "metrics",
     }
 
 
@@ -197,6 +202,22 @@ def test_a_failed_algorithm_is_told_and_leaves_no_image(butler):
     with pytest.raises(AlgorithmError, match="Too few stars"):
         executor.run(register_dataset_types=True, save_versions=False)
     assert butler.query_datasets("deepDiff_differenceExp", explain=False) == []
+
+
+def test_outputs_of_a_bad_subtraction_are_kept(butler):
+    config = make_config()
+    config.assess.retarget(StubAssessTask)
+    config.assess.badVisits = [1]
+    executor = SimplePipelineExecutor.from_task_class(
+        TwinklesImageDifferencePipelineTask,
+        config=config,
+        where="instrument = 'TwinklesCam' AND visit IN (1, 2)",
+        butler=butler,
+    )
+    with pytest.raises(AlgorithmError, match="40 percent"):
+        executor.run(register_dataset_types=True, save_versions=False)
+    (ref,) = butler.query_datasets("deepDiff_differenceExp", explain=False)
+    assert ref.dataId["visit"] == 1 and butler.get("deepDiff_metrics", DATA_ID)["visit"] == 1
 
 
 def test_no_work_is_no_failure(butler):

@@ -31,6 +31,7 @@ config.doScaleDiffimVariance = False
 config.subtract.retarget(StubSubtractTask)
 config.detection.retarget(StubDetectionTask)
 config.measurement.retarget(StubMeasurementTask)
+config.doFindCosmicRays = False  # the sources of these tests are single pixels
 """
 RESULTS = {
     "config.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = (
     "bad_pixels",
     "difference_mask_schema",
+    "known_plane_names",
     "planes_in_use",
     "resolve_plane_name",
     "set_plane",
@@ -39,6 +40,11 @@ def _legacy_names() -> dict[str, str]:
         get_legacy_difference_image_mask_planes(),
     )
     return _MORE_LEGACY | {old: plane.name for planes in maps for old, plane in planes.items()}
+
+
+def known_plane_names() -> frozenset[str]:
+    """Return all names that `resolve_plane_name` knows without a schema, old and new."""
+    return frozenset(_legacy_names()) | frozenset(_legacy_names().values())
 
 
 def resolve_plane_name(name: str, schema: MaskSchema | None = None) -> str:

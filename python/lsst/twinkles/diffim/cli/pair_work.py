@@ -22,7 +22,7 @@ from ..pipeline.output_repository import OUTPUTS, OutputRepository, put_outputs
 from ..pipeline.provenance import describe_template
 from ..pipeline.repository import RepositoryError, open_butler
 from ..pipeline.staging import OutputWriteError
-from ..tasks.errors import UnusableExposureError
+from ..tasks.errors import BadSubtractionError, UnusableExposureError
 from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
 from .logs import COMMAND_LOGGER, data_id_label
 from .pairs import ExposurePair
@@ -130,16 +130,31 @@ class PairWork:
         template = self._read(pair.template, "template")
         ids = DiaSourceIdFactory(int(pair.data_id["visit"]), int(pair.data_id["detector"]))
         self._task.emptyMetadata()
-        result = self._task.run(science, template, idFactory=ids)
+        try:
+            result = self._task.run(science, template, idFactory=ids)
+        except BadSubtractionError as error:
+            if error.partial_outputs is not None:
+                self._store(pair, template, error.partial_outputs, failure=str(error))
+                error.partial_outputs = None
+            raise
+        self._store(pair, template, result)
+        return "no detection" if result.diaSources is None else f"{len(result.diaSources)} sources"
+
+    def _store(
+        self, pair: ExposurePair, template: VisitImage, result: Struct, failure: str | None = None
+    ) -> None:
+        """Store the results; with a failure they do not count as done."""
         result.subtractedExposure.templates = [
             describe_template(result.subtractedExposure, template, pair.template)
         ]
         products = self._choose_products(result)
         if pair.scores is not None:
             products["templateScores"] = pair.scores
-        products["metadata"] = self._describe_run(pair, products)
+        metadata = self._describe_run(pair, products)
+        if failure is not None:
+            metadata[f"{_RUN_KEY}.failure"] = failure
+        products["metadata"] = metadata
         put_outputs(self._output, pair.data_id, products, inputs=[pair.science, pair.template])
-        return "no detection" if result.diaSources is None else f"{len(result.diaSources)} sources"
 
     def _read(self, ref: DatasetRef, role: str) -> VisitImage:
         """Read an exposure.
@@ -173,8 +188,15 @@ class PairWork:
             "warpedExp": config.doWriteWarpedExp and result.warpedExposure,
             "scoreExp": config.doWriteScoreExp and result.scoreExposure,
             "diaSrc": config.doWriteSources and config.doMeasurement and result.diaSources,
+            "kernelSrc": config.doWriteMetrics and result.subtractRes.kernelSources,
+            "metrics": config.doWriteMetrics and result.metrics,
+            "spatiallySampledMetrics": config.doWriteMetrics and result.spatiallySampledMetrics,
         }
-        return {name: product for name, product in products.items() if product not in (False, None)}
+        return {
+            name: product
+            for name, product in products.items()
+            if product is not False and product is not None
+        }
 
     def _describe_run(self, pair: ExposurePair, products: Iterable[str]) -> TaskMetadata:
         """Return the metadata of the task, with what a later run has to know of this one."""
@@ -259,6 +281,10 @@ def _is_done(
     try:
         run = output.butler.get(ref).to_dict()[_RUN_KEY]
         same = all(run[key] == value for key, value in describe_pair(pair, digest).items())
-        return same and all(pair.science.dataId in stored[name] for name in run["products"])
+        return (
+            same
+            and "failure" not in run
+            and all(pair.science.dataId in stored[name] for name in run["products"])
+        )
     except (OSError, KeyError, ValueError):
         return False

@@ -179,17 +179,26 @@ def _make_config(overrides: Sequence[ConfigOverride], *, trust: bool) -> ImageDi
 
 def _subtract(args: argparse.Namespace, config: ImageDifferenceConfig) -> None:
     """Read, subtract, write."""
+    from ..tasks.errors import BadSubtractionError
     from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
     from .result_directory import ResultDirectory
 
+    failure: BadSubtractionError | None = None
     inputs = (args.science, args.template)
     with ResultDirectory(args.output, clobber=args.clobber, inputs=inputs) as directory:
         science, template = _read_pair(args)
         task = TwinklesImageDifferenceTask(config=config)
-        result = task.run(science, template)
+        try:
+            result = task.run(science, template)
+        except BadSubtractionError as error:
+            if error.partial_outputs is None:
+                raise
+            failure, result = error, error.partial_outputs
         _write_results(directory.path, args, science, template, task, result)
         directory.commit()
     print(_closing_line(args, result))
+    if failure is not None:
+        raise failure
 
 
 def _read_pair(args: argparse.Namespace) -> tuple[VisitImage, VisitImage]:

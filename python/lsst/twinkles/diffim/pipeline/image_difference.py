@@ -13,6 +13,7 @@ __all__ = (
 import logging
 from collections import defaultdict
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lsst.daf.butler import (
@@ -35,6 +36,7 @@ from lsst.pipe.base import (
     connectionTypes,
 )
 
+from ..tasks.errors import BadSubtractionError
 from ..tasks.image_difference import ImageDifferenceConfig, ImageDifferenceTask
 from ..tasks.twinkles_image_difference import set_twinkles_defaults
 from .ids import DiaSourceIdFactory
@@ -113,6 +115,24 @@ class ImageDifferenceConnections(
         storageClass="ArrowAstropy",
         dimensions=_DIMENSIONS,
     )
+    kernelSrc = connectionTypes.Output(
+        doc="Stars that made the matching kernel, and how well it fits them.",
+        name="{coaddName}Diff_kernelSrc",
+        storageClass="ArrowAstropy",
+        dimensions=_DIMENSIONS,
+    )
+    metrics = connectionTypes.Output(
+        doc="Figures of quality by name, and a verdict.",
+        name="{coaddName}Diff_metrics",
+        storageClass="StructuredDataDict",
+        dimensions=_DIMENSIONS,
+    )
+    spatiallySampledMetrics = connectionTypes.Output(
+        doc="Figures of quality at positions all over the image.",
+        name="{coaddName}Diff_spatiallySampledMetrics",
+        storageClass="ArrowAstropy",
+        dimensions=_DIMENSIONS,
+    )
 
     def __init__(self, *, config: ImageDifferencePipelineConfig) -> None:
         super().__init__(config=config)
@@ -124,6 +144,9 @@ class ImageDifferenceConnections(
             "matchedExp": config.doWriteMatchedExp,
             "warpedExp": config.doWriteWarpedExp,
             "diaSrc": config.doWriteSources and config.doMeasurement,
+            "kernelSrc": config.doWriteMetrics,
+            "metrics": config.doWriteMetrics and config.doAssessDifference,
+            "spatiallySampledMetrics": config.doWriteMetrics and config.doSpatiallySampledMetrics,
         }
         for name, is_wanted in wanted.items():
             if not is_wanted:
@@ -287,19 +310,40 @@ class ImageDifferencePipelineTask(PipelineTask, ImageDifferenceTask):
         template_handle = inputs["template"] if "template" in inputs else next(iter(handles.values()))
         template = template_handle.get()
         factory = DiaSourceIdFactory(science_visit, int(data_id["detector"]))
+        put = partial(self._put, butlerQC, outputRefs, template, template_handle)
+        if "templateChoices" in inputs:
+            put = partial(put, scores=rows_of(inputs["templateChoices"], science_visit))
         try:
             result = self.run(science, template, idFactory=factory)
+        except BadSubtractionError as error:
+            if error.partial_outputs is not None:
+                put(error.partial_outputs)
+            raise AnnotatedPartialOutputsError.annotate(error, self, log=self.log) from error
         except AlgorithmError as error:
             raise AnnotatedPartialOutputsError.annotate(error, self, log=self.log) from error
+        put(result)
+
+    def _put(
+        self,
+        butlerQC: QuantumContext,
+        outputRefs: OutputQuantizedConnection,
+        template: Any,
+        template_handle: DeferredDatasetHandle,
+        result: Struct,
+        scores: Any = None,
+    ) -> None:
+        """Write what is configured."""
         self._attach_template(result, template, template_handle)
         outputs = {
             "differenceExp": result.subtractedExposure,
             "matchedExp": result.matchedExposure,
             "warpedExp": result.warpedExposure,
             "diaSrc": result.diaSources,
+            "kernelSrc": result.subtractRes.kernelSources,
+            "metrics": result.metrics,
+            "spatiallySampledMetrics": result.spatiallySampledMetrics,
+            "templateScores": scores,
         }
-        if "templateChoices" in inputs:
-            outputs["templateScores"] = rows_of(inputs["templateChoices"], science_visit)
         wanted = {name for name, _ in outputRefs}
         butlerQC.put(Struct(**{k: v for k, v in outputs.items() if k in wanted}), outputRefs)
 

@@ -49,6 +49,8 @@ OUTPUTS: dict[str, _Output] = {
     "diaSrc": _Output("ArrowAstropy", _EXPOSURE, _PER_EXPOSURE % "diaSrc"),
     "kernelSrc": _Output("ArrowAstropy", _EXPOSURE, _PER_EXPOSURE % "kernelSrc"),
     "templateScores": _Output("ArrowAstropy", _EXPOSURE, _PER_EXPOSURE % "templateScores"),
+    "metrics": _Output("StructuredDataDict", _EXPOSURE, _PER_EXPOSURE % "metrics"),
+    "spatiallySampledMetrics": _Output("ArrowAstropy", _EXPOSURE, _PER_EXPOSURE % "spatialmetrics"),
     "metadata": _Output("TaskMetadata", _EXPOSURE, _PER_EXPOSURE % "metadata"),
     "log": _Output("ButlerLogRecords", _EXPOSURE, _PER_EXPOSURE % "log"),
     "config": _Output("Config", (), "config"),

@@ -80,6 +80,7 @@ _FORMATTERS = {
     "ButlerLogRecords": "lsst.daf.butler.formatters.logs.ButlerLogRecordsFormatter",
     "Config": "lsst.pipe.base.formatters.pexConfig.PexConfigFormatter",
     "Packages": "lsst.daf.butler.formatters.packages.PackagesFormatter",
+    "StructuredDataDict": "lsst.daf.butler.formatters.yaml.YamlFormatter",
     "TaskMetadata": "lsst.daf.butler.formatters.json.JsonFormatter",
 }
 _FORMATTER_PARAMETERS: dict[str, dict[str, Any]] = {"Packages": {"format": "yaml"}}

@@ -50,7 +50,7 @@ class SimulatedPair:
     Attributes
     ----------
     case, seed : `str`, `int`
-        What was asked for.
+        What was asked for; the name of a case of one's own is ``other``.
     science_visit, template_visit : `SimulatedVisit`
         The two visits.
     truth : `astropy.table.Table`
@@ -87,7 +87,7 @@ class SimulatedPair:
 
 
 def simulate_pair(
-    case: str = "std",
+    case: str | PairCase = "std",
     *,
     seed: int = 1,
     nx: int = 1024,
@@ -98,8 +98,8 @@ def simulate_pair(
 
     Parameters
     ----------
-    case : `str`, optional
-        One of `PAIR_CASES`.
+    case : `str` or `PairCase`, optional
+        One of `PAIR_CASES`, or another.
     seed : `int`, optional
         Same seed, same pair.
     nx, ny : `int`, optional
@@ -114,9 +114,10 @@ def simulate_pair(
     pair : `SimulatedPair`
         Exposures with their sky (it has a gradient) and the truth.
     """
-    if case not in PAIR_CASES:
-        raise ValueError(f"case must be one of {', '.join(PAIR_CASES)}; got {case!r}.")
-    fwhms = PAIR_CASES[case].science_fwhm, PAIR_CASES[case].template_fwhm
+    name, case = (case, PAIR_CASES.get(case)) if isinstance(case, str) else ("other", case)
+    if case is None:
+        raise ValueError(f"case must be one of {', '.join(PAIR_CASES)}; got {name!r}.")
+    fwhms = case.science_fwhm, case.template_fwhm
     config = SceneConfig(nx=nx, ny=ny, seed=seed, star_bright_limit=15.0, supernovae_per_year=0.0)
     scene = TwinklesScene.make(config)
     conditions = [
@@ -137,9 +138,9 @@ def simulate_pair(
     planted = _plant(
         scene, conditions, psfs, _transient_count(nx, ny) if n_transients is None else n_transients
     )
-    science, template = _expose(scene, conditions, psfs, planted, PAIR_CASES[case].jitter)
+    science, template = _expose(scene, conditions, psfs, planted, case.jitter)
     return SimulatedPair(
-        case=case,
+        case=name,
         seed=seed,
         science_visit=science,
         template_visit=template,

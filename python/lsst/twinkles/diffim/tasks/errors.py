@@ -8,6 +8,7 @@ An algorithm could not do its work on these data: a subclass of
 from __future__ import annotations
 
 __all__ = (
+    "BadSubtractionError",
     "ImageDifferenceError",
     "InsufficientKernelSourcesError",
     "NoKernelCandidatesError",
@@ -17,7 +18,7 @@ __all__ = (
 
 from typing import Any
 
-from lsst.pipe.base import AlgorithmError
+from lsst.pipe.base import AlgorithmError, Struct
 
 
 class ImageDifferenceError(AlgorithmError):
@@ -50,6 +51,8 @@ def _rebuild(
 ) -> ImageDifferenceError:
     error: ImageDifferenceError = error_type.__new__(error_type)  # type: ignore[assignment]
     ImageDifferenceError.__init__(error, message, **numbers)
+    if isinstance(error, BadSubtractionError):
+        error.partial_outputs = None
     return error
 
 
@@ -82,3 +85,24 @@ class InsufficientKernelSourcesError(ImageDifferenceError):
 
 class NoKernelCandidatesError(ImageDifferenceError):
     """No star survived the fits of the matching kernel."""
+
+
+class BadSubtractionError(ImageDifferenceError):
+    """Too much of the stars is left in the difference.
+
+    Parameters
+    ----------
+    message : `str`
+        What is wrong.
+    **numbers
+        The values that decided.
+
+    Attributes
+    ----------
+    partial_outputs : `lsst.pipe.base.Struct` or `None`
+        All that was made, for whoever wants to keep it. It does not go to another process.
+    """
+
+    def __init__(self, message: str, **numbers: Any) -> None:
+        super().__init__(message, **numbers)
+        self.partial_outputs: Struct | None = None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lsst.pex.config import Config, ConfigurableField, Field, FieldValidationError, RangeField
-from lsst.pipe.base import NoWorkFound, Struct, Task
+from lsst.pipe.base import NoWorkFound, Struct
 from lsst.utils.timer import timeMethod
 
 from ..adapters.masks import set_plane
@@ -20,6 +20,7 @@ from .coadd_exposure import coadd_visits
 from .deblend import DeblendTask
 from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
+from .difference_quality import DifferenceQualityConfig, DifferenceQualityTask
 from .errors import UnsuitableTemplateError
 from .forced_measurement import ForcedMeasurementTask
 from .get_template import GetCalexpAsTemplateTask, restore_background
@@ -46,13 +47,12 @@ NOT_BUILT_YET: tuple[tuple[str, bool, str], ...] = (
     ("doAddMetrics", False, "quality columns of kernel candidates"),
     ("doApplyFinalizedPsf", False, "the PSF of a finalVisitSummary"),
     ("doSpatiallyVarying", False, "decorrelation on a grid"),
-    ("doSkySources", False, "sky sources"),
     ("kernelSourcesFromRef", False, "kernel stars from the reference catalogue"),
 )
 """Fields whose stage is not there yet: name, the only value allowed, and the stage."""
 
 
-class ImageDifferenceConfig(Config):
+class ImageDifferenceConfig(DifferenceQualityConfig):
     """Configuration of `ImageDifferenceTask`.
 
     Fields, meanings and (where the stage is there) defaults are those of the
@@ -126,7 +126,6 @@ class ImageDifferenceConfig(Config):
     )
     doDipoleFitting = Field[bool](doc="Fit dipoles?", default=True)
     doApCorr = Field[bool](doc="Apply aperture corrections?", default=True)
-    doSkySources = Field[bool](doc="Add sources at empty positions?", default=False)
     doMatchSources = Field[bool](
         doc="Match DIA sources with the science and reference catalogues?", default=False
     )
@@ -161,7 +160,6 @@ class ImageDifferenceConfig(Config):
     refObjLoader: Any = ConfigurableField(doc="Reference catalogue; not built yet.", target=UnbuiltStageTask)
     sourceSelector: Any = ConfigurableField(doc="Choice of stars; not built yet.", target=UnbuiltStageTask)
     applyApCorr: Any = ConfigurableField(doc="Aperture corrections; not built yet.", target=UnbuiltStageTask)
-    skySources: Any = ConfigurableField(doc="Sky sources; not built yet.", target=UnbuiltStageTask)
 
     def validate(self) -> None:
         """Check what single fields cannot: stages that are not there, and combinations."""
@@ -185,7 +183,7 @@ class ImageDifferenceConfig(Config):
         raise FieldValidationError(type(self)._fields[name], self, message)
 
 
-class ImageDifferenceTask(Task):
+class ImageDifferenceTask(DifferenceQualityTask):
     """Subtract a template from a science exposure; detect and measure what is left.
 
     Notes
@@ -236,6 +234,7 @@ class ImageDifferenceTask(Task):
                 doDipoleFitting=self.config.doDipoleFitting,
                 doApCorr=self.config.doApCorr,
             )
+        self.make_quality_subtasks()
 
     def _make_subtask(self, name: str, **values: Any) -> None:
         """Make a subtask to which some fields of this task's configuration are passed down."""
@@ -279,6 +278,9 @@ class ImageDifferenceTask(Task):
             - ``subtractRes`` (`lsst.pipe.base.Struct`): all that the subtract stage returned.
             - ``diaSources`` (`astropy.table.Table`): the sources, or `None`.
             - ``selectSources``: stars that the kernel was made from.
+            - ``metrics`` (`dict`): figures of quality by name, ``verdict`` and ``reasons``, or `None`.
+            - ``spatiallySampledMetrics`` (`astropy.table.Table`): figures at positions all over the image, or
+              `None`.
 
         Raises
         ------
@@ -286,6 +288,9 @@ class ImageDifferenceTask(Task):
             If template and science exposure have too little in common.
         ImageDifferenceError
             If an exposure cannot be used, or an algorithm could not do its work on these data.
+        BadSubtractionError
+            If too much of the stars is left and ``raiseOnBadSubtractionRatio`` is set; its
+            ``partial_outputs`` is what would have been returned.
         """
         limit_compiled_threads(get_num_threads())
         checks.require_psf(exposure, "science")
@@ -295,8 +300,8 @@ class ImageDifferenceTask(Task):
         template = self._get_template(science, templateExposure)
         subtracted = self.subtract.run(template, science, sources=selectSources)
         difference = self._finish_difference(science, template, subtracted)
-        score, diaSources = self._find_sources(difference, science, subtracted, idFactory)
-        return Struct(
+        score, diaSources, errorScale = self._find_sources(difference, science, subtracted, idFactory)
+        result = Struct(
             subtractedExposure=difference,
             matchedExposure=subtracted.matchedTemplate,
             warpedExposure=template,
@@ -304,7 +309,11 @@ class ImageDifferenceTask(Task):
             subtractRes=subtracted,
             diaSources=diaSources,
             selectSources=subtracted.kernelSources if selectSources is None else selectSources,
+            metrics=None,
+            spatiallySampledMetrics=None,
         )
+        self.assess_results(result, science, errorScale)
+        return result
 
     def _compare_exposures(self, exposure: VisitImage, template: VisitImage) -> None:
         """Refuse a template that is or holds the science exposure, or of another band where that matters."""
@@ -340,7 +349,7 @@ class ImageDifferenceTask(Task):
         self.metadata[f"{role}NonFinitePixels"] = flaws.n_not_finite
         self.metadata[f"{role}BadVariancePixels"] = flaws.n_bad_variance
         checks.require_good_pixels(prepared, role)
-        return prepared
+        return self.repair(prepared, role)
 
     def _get_template(self, science: VisitImage, templateExposure: VisitImage) -> VisitImage:
         """Return the template on the science grid, if it covers enough of it."""
@@ -381,7 +390,7 @@ class ImageDifferenceTask(Task):
         if excess is not None:
             difference = difference.copy()
             difference.variance.array += excess
-        return difference
+        return self.subtract_background(difference)
 
     def _find_sources(
         self,
@@ -389,20 +398,22 @@ class ImageDifferenceTask(Task):
         science: VisitImage,
         subtracted: Struct,
         idFactory: int | Callable[[], int] | None,
-    ) -> tuple[Any, Any]:
-        """Detect and measure, as configured; return the score image and the sources."""
+    ) -> tuple[Any, Any, float]:
+        """Detect and measure, as configured; return score image, sources and the factor on their errors."""
         if not self.config.doDetection:
-            return None, None
+            self.mask_streaks(difference)
+            return None, None, 1.0
         detected = self.detection.run(difference)
         set_plane(difference.mask, "DETECTED", detected.positive)
         set_plane(difference.mask, "DETECTED_NEGATIVE", detected.negative)
+        self.mask_streaks(difference)
         sources = detected.sources
         if self.config.doDeblend:
             sources = self.deblend.run(difference, sources).sources
-        if not self.config.doMeasurement:
-            return detected.score, sources
-        first = idFactory() if callable(idFactory) else idFactory
         scale = getattr(detected, "scoreNoise", 1.0)
+        if not self.config.doMeasurement:
+            return detected.score, sources, scale
+        first = idFactory() if callable(idFactory) else idFactory
         measured = self.measurement.run(
             difference,
             science,
@@ -412,4 +423,5 @@ class ImageDifferenceTask(Task):
             **({} if scale == 1.0 else {"errorScale": scale}),
         )
         self.metadata["nDiaSources"] = len(measured.diaSources)
-        return detected.score, measured.diaSources
+        sources = self.score_reliability(measured.diaSources, difference, science, subtracted.matchedTemplate)
+        return detected.score, self.add_sky_sources(sources, difference, scale), scale

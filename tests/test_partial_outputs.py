@@ -1,0 +1,36 @@
+"""A bad subtraction is an error whose results are kept, and which a later run makes again."""
+
+import pytest
+from command_runs import command, fetch, pair_words, stored
+
+BAD = """
+from stub_stages import StubAssessTask
+config.assess.retarget(StubAssessTask)
+config.assess.badVisits = [230]
+"""
+
+
+@pytest.fixture
+def overrides(tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text(BAD)
+    return ["-C", str(path)]
+
+
+def test_results_of_a_bad_subtraction_are_kept(tmp_path, overrides):
+    out = tmp_path / "out"
+    run = command(*pair_words(out, "230^231"), *overrides)
+    assert run.status == 1 and run.lines("Failed on", "230", "40 percent of the stars")
+    kinds = {(name, visit) for name, visit in stored(out) if visit}
+    for name in ("differenceExp", "diaSrc", "metrics", "metadata"):
+        assert {(f"deepDiff_{name}", 230), (f"deepDiff_{name}", 231)} <= kinds
+    assert fetch(out, "metrics", 230)["verdict"] == "good"
+    assert "40 percent" in fetch(out, "metadata", 230).to_dict()["run"]["failure"]
+    # The good one is done, the bad one is tried again; it is no error if it is not to be one.
+    again = command(*pair_words(out, "230^231"), *overrides)
+    assert again.status == 1 and again.lines("231", "was done by an earlier run")
+    assert not again.lines("230", "was done by an earlier run")
+    last = command(
+        *pair_words(out, 230), *overrides, "-c", "raiseOnBadSubtractionRatio=False", "--clobber-config"
+    )
+    assert last.status == 0 and "failure" not in fetch(out, "metadata", 230).to_dict()["run"]
