@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("bad_pixels", "difference_mask_schema", "resolve_plane_name", "visit_mask_schema")
+__all__ = (
+    "bad_pixels",
+    "difference_mask_schema",
+    "resolve_plane_name",
+    "stack_plane_name",
+    "visit_mask_schema",
+)
 
 from collections.abc import Iterable
 from functools import cache
@@ -64,6 +70,12 @@ def resolve_plane_name(name: str, schema: MaskSchema | None = None) -> str:
         return name
     known = sorted(set(legacy) | set(legacy.values()) | set(schema.names if schema is not None else ()))
     raise ValueError(f"Mask plane {name!r} is not known; the planes are {', '.join(known)}.")
+
+
+def stack_plane_name(name: str) -> str:
+    """Return the name that a mask plane of `lsst.images` has in `lsst.afw`, the same if it has none there."""
+    # Of several old names of a plane the map has the one that the stack writes today last.
+    return {new: old for old, new in _legacy_names().items() if old not in _MORE_LEGACY}.get(name, name)
 
 
 def bad_pixels(mask: Mask, planes: Iterable[str]) -> np.ndarray:

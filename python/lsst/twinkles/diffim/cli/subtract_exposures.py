@@ -23,9 +23,10 @@ _LOG = logging.getLogger("lsst.twinkles.diffim.subtractExposures")
 _PROG = "subtractExposures.py"
 
 _EPILOG = """\
-Files are those of lsst.images, or plain FITS: an image, and whatever else there is of MASK, VARIANCE, PSF
-(or PSFGRID and PSFPOS) and a WCS. What a file lacks is made from what it has, and said. Two files of the
-same size of which one has no WCS are taken to be aligned pixel by pixel.
+Files are those of lsst.images, exposures that the LSST stack wrote, or plain FITS: an image, and whatever
+else there is of MASK, VARIANCE, PSF (or PSFGRID and PSFPOS) and a WCS. What
+a file lacks is made from what it has, and said. Two files of the same size of which one has no WCS are taken
+to be aligned pixel by pixel.
 
 DIR gets difference.fits (lsst.images.DifferenceImage.read opens it, and so do astropy and DS9; in the pixel
 unit of SCIENCE), matchedTemplate.fits, diaSources.parquet, difference.png, config.py and summary.json. It
@@ -48,6 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("template", metavar="TEMPLATE", type=Path, help="FITS file of the template")
     parser.add_argument("--output", metavar="DIR", type=Path, help="directory of the results; must not exist")
     parser.add_argument("--clobber", action="store_true", help="replace the results of an earlier run in DIR")
+    parser.add_argument(
+        "--layout",
+        choices=("images", "afw"),
+        default="images",
+        help="layout of difference.fits and matchedTemplate.fits: that of lsst.images, or that of lsst.afw, "
+        "which ExposureF.readFits of the LSST stack opens (images)",
+    )
     _add_config_options(parser)
     _add_reading_options(parser)
     parser.add_argument(
@@ -102,8 +110,18 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--band", nargs="+", action=_PairAction, metavar="BAND", help="short name of the filter"
     )
+    _add_psf_option(group, nargs="+", action=_PairAction)
     group.add_argument(
         "--aligned", action="store_true", help="ignore the WCS of TEMPLATE: it lies on the pixels of SCIENCE"
+    )
+
+
+def _add_psf_option(group: Any, **more: Any) -> None:
+    group.add_argument(
+        "--psf",
+        choices=("file", "stars"),
+        help="where the PSF comes from: from the file where it has one, or always from the stars (file)",
+        **more,
     )
 
 
@@ -226,7 +244,7 @@ def _read(path: Path, **options: Any) -> VisitImage:
 
 def _reading_options(args: argparse.Namespace, role: int) -> dict[str, Any]:
     """Return the keywords of `read_exposure` for the science exposure (0) or the template (1)."""
-    names = ("gain", "read_noise", "saturation", "zero_point", "hdu", "band")
+    names = ("gain", "read_noise", "saturation", "zero_point", "hdu", "band", "psf")
     return {name: pair[role] for name in names if (pair := getattr(args, name)) is not None}
 
 
@@ -239,11 +257,13 @@ def _write_results(
     result: Struct,
 ) -> None:
     """Write every file of the results."""
+    from ..adapters.afw.write import write_afw_exposure
     from ..report.figures import plot_difference
     from .result_directory import write_summary, write_table
 
-    result.subtractedExposure.write(str(directory / "difference.fits"))
-    result.matchedExposure.write(str(directory / "matchedTemplate.fits"))
+    write = write_afw_exposure if args.layout == "afw" else _write_images
+    write(result.subtractedExposure, directory / "difference.fits")
+    write(result.matchedExposure, directory / "matchedTemplate.fits")
     task.config.save(str(directory / "config.py"))
     sources = result.diaSources
     if sources is not None:
@@ -263,6 +283,10 @@ def _write_results(
         sources=sources,
         metadata=task.getFullMetadata().to_dict(),
     )
+
+
+def _write_images(exposure: VisitImage, path: Path) -> None:
+    exposure.write(str(path))
 
 
 _NO_SOURCES: dict[str, list] = {"x": [], "y": [], "isNegative": []}

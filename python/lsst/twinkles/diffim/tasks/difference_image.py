@@ -11,6 +11,7 @@ import numpy as np
 
 from ..adapters.masks import difference_mask_schema, resolve_plane_name
 from ..adapters.metadata import copy_metadata
+from ..adapters.psfs import serialisable_psf
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage, Mask, VisitImage
@@ -90,7 +91,7 @@ def make_difference_image(
         obs_info=science.obs_info,
         summary_stats=science.summary_stats,
         photometric_scaling=science.photometric_scaling,
-        psf=psf,
+        psf=serialisable_psf(psf, science.bbox),
         detector=science.detector,
         aperture_corrections=science.aperture_corrections,
         band=science.band,
@@ -127,7 +128,7 @@ def make_matched_image(
         obs_info=template.obs_info,
         summary_stats=template.summary_stats,
         photometric_scaling=science.photometric_scaling,
-        psf=psf,
+        psf=serialisable_psf(psf, science.bbox),
         detector=science.detector,
         band=template.band,
         metadata=copy_metadata(template) | {"psfMatched": convolved},
