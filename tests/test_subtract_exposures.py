@@ -285,7 +285,7 @@ def test_images_without_wcs_are_aligned(stubs, tmp_path, capsys, caplog):
 
 @pytest.mark.parametrize("options, cards", [((), None), (("--register",), {"CRPIX1": 400.0})])
 def test_stars_tell_where_an_exposure_lies(stubs, tmp_path, capsys, caplog, options, cards):
-    """A part of the template, without a WCS or with a wrong one, is found by its stars and subtracted there."""
+    """A part of the template, without a WCS or with a wrong one, is found by its stars."""
     science, template = make_pair_arrays()
     write(tmp_path / "a.fits", science)
     part = template[20:, 15:]
