@@ -284,6 +284,30 @@ def test_images_without_wcs_are_aligned(stubs, tmp_path, capsys, caplog):
     np.testing.assert_allclose(image, science - template, rtol=1e-5)
 
 
+@pytest.mark.parametrize("options, cards", [((), None), (("--register",), {"CRPIX1": 400.0})])
+def test_stars_tell_where_an_exposure_lies(stubs, tmp_path, capsys, caplog, options, cards):
+    """A part of the template, without a WCS or with a wrong one, is found by its stars."""
+    science, template = make_pair_arrays()
+    write(tmp_path / "a.fits", science)
+    part = template[20:, 15:]
+    if cards is None:
+        fits.HDUList([fits.PrimaryHDU(part), PSF_HDU]).writeto(tmp_path / "b.fits")
+    else:
+        write(tmp_path / "b.fits", part, **cards)
+    files = (tmp_path / "a.fits", tmp_path / "b.fits")
+    status, _, err = run(capsys, *files, "--output", tmp_path / "out", "-C", stubs, *options)
+    assert status == 0, err
+    assert "registered by" in caplog.text
+    difference = DifferenceImage.read(str(tmp_path / "out" / "difference.fits"))
+    inside = np.s_[40:280, 40:300]
+    left = difference.image.array[inside] - (science - template)[inside]
+    # What the registration, good to some hundredths of a pixel, and the resampling leave of it.
+    assert np.sqrt(np.mean(left**2)) < 0.05 * np.std((science - template)[inside])
+    assert np.isnan(difference.image.array[:10]).all() and np.isfinite(difference.image.array[inside]).all()
+    made = json.loads((tmp_path / "out" / "summary.json").read_text())["inputs"]["template"]["made"]
+    assert "registered by" in made["registered"]
+
+
 def test_aligned_ignores_the_wcs(stubs, tmp_path, capsys):
     science, template = make_pair_arrays()
     write(tmp_path / "a.fits", science)
@@ -365,11 +389,17 @@ def test_no_stars_for_the_psf(stubs, pair, tmp_path, capsys):
     assert "no isolated, unsaturated one" in message and "PSF (one stamp)" in message
 
 
-def test_different_sizes_without_wcs(stubs, pair, tmp_path, capsys):
-    image = fits.getdata(pair[1])
-    fits.HDUList([fits.PrimaryHDU(image[:280]), PSF_HDU]).writeto(tmp_path / "small.fits")
+def test_other_sky_of_another_size_without_wcs(stubs, pair, tmp_path, capsys):
+    other = make_scene(shape=(280, 320), n_stars=40, gain=GAIN, seed=77).image
+    fits.HDUList([fits.PrimaryHDU(other), PSF_HDU]).writeto(tmp_path / "small.fits")
     message = fail(stubs, capsys, tmp_path, pair[0], tmp_path / "small.fits")
-    assert "320 x 300" in message and "320 x 280" in message and "Add a WCS" in message
+    assert "320 x 300" in message and "320 x 280" in message and "stars" in message and "add a WCS" in message
+
+
+def test_sizes_that_differ_cannot_be_aligned(stubs, pair, tmp_path, capsys):
+    fits.HDUList([fits.PrimaryHDU(fits.getdata(pair[1])[:280]), PSF_HDU]).writeto(tmp_path / "small.fits")
+    message = fail(stubs, capsys, tmp_path, pair[0], tmp_path / "small.fits", "--aligned")
+    assert "320 x 280" in message and "cannot be --aligned" in message
 
 
 def test_too_few_kernel_stars(stubs, pair, tmp_path, capsys):

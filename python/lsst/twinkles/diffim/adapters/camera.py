@@ -90,7 +90,14 @@ _AST_MAPS = """\
 """
 
 
-def make_detector(visit: int | None = None, *, bbox: Box | None = None) -> Detector:
+def make_detector(
+    visit: int | None = None,
+    *,
+    bbox: Box | None = None,
+    number: int = DETECTOR_ID,
+    name: str = DETECTOR_NAME,
+    serial: str | None = None,
+) -> Detector:
     """Make the detector that images of this package carry.
 
     Parameters
@@ -100,6 +107,10 @@ def make_detector(visit: int | None = None, *, bbox: Box | None = None) -> Detec
     bbox : `lsst.images.Box`, optional
         Pixels of the detector where they are not those of R22_S11 (images of
         other cameras, or small simulated fields).
+    number : `int`, optional
+        Its number in its camera.
+    name, serial : `str`, optional
+        Its name, and what is written on it (the name if not given).
 
     Returns
     -------
@@ -111,10 +122,10 @@ def make_detector(visit: int | None = None, *, bbox: Box | None = None) -> Detec
         bbox = Box.factory[0:DETECTOR_NY, 0:DETECTOR_NX]
     centre_x, centre_y = _centre(bbox)
     attributes = DetectorAttributes(
-        name=DETECTOR_NAME,
-        id=DETECTOR_ID,
+        name=name,
+        id=number,
         type=DetectorType.SCIENCE,
-        serial=DETECTOR_NAME,
+        serial=name if serial is None else serial,
         bbox=bbox,
         orientation=Orientation(
             focal_plane_x=0.0,
@@ -126,7 +137,7 @@ def make_detector(visit: int | None = None, *, bbox: Box | None = None) -> Detec
         pixel_size=PIXEL_SIZE_MM,
         physical_type="simulated",
     )
-    return Detector(attributes, amplifiers=[], frames=_make_frames(bbox), visit=visit)
+    return Detector(attributes, amplifiers=[], frames=_make_frames(bbox, number), visit=visit)
 
 
 def make_sky_projection(
@@ -165,7 +176,7 @@ def _centre(bbox: Box) -> tuple[float, float]:
     return (bbox.x.start + bbox.x.stop - 1) / 2, (bbox.y.start + bbox.y.stop - 1) / 2
 
 
-def _make_frames(bbox: Box) -> CameraFrameSet:
+def _make_frames(bbox: Box, detector: int) -> CameraFrameSet:
     """Make the coordinate frames of a camera of one centred CCD."""
     centre_x, centre_y = _centre(bbox)
     radian_per_mm = float(np.radians(PIXEL_SCALE_ARCSEC / PIXEL_SIZE_MM / 3600.0))
@@ -173,7 +184,7 @@ def _make_frames(bbox: Box) -> CameraFrameSet:
         ("FOCAL_PLANE", "FOCAL_PLANE", u.mm, "", ""),
         ("FIELD_ANGLE", "FIELD_ANGLE", u.rad, "", ""),
         (
-            f"DETECTOR_{DETECTOR_ID}",
+            f"DETECTOR_{detector}",
             "PIXELS",
             u.pix,
             _AST_RANGE.format(start=bbox.x.start, stop=bbox.x.stop),

@@ -9,6 +9,7 @@ __all__ = (
     "planes_in_use",
     "resolve_plane_name",
     "set_plane",
+    "stack_plane_name",
     "visit_mask_schema",
 )
 
@@ -77,6 +78,12 @@ def resolve_plane_name(name: str, schema: MaskSchema | None = None) -> str:
         return name
     known = sorted(set(legacy) | set(legacy.values()) | set(schema.names if schema is not None else ()))
     raise ValueError(f"Mask plane {name!r} is not known; the planes are {', '.join(known)}.")
+
+
+def stack_plane_name(name: str) -> str:
+    """Return the name that a mask plane of `lsst.images` has in `lsst.afw`, the same if it has none there."""
+    # Of several old names of a plane the map has the one that the stack writes today last.
+    return {new: old for old, new in _legacy_names().items() if old not in _MORE_LEGACY}.get(name, name)
 
 
 def bad_pixels(mask: Mask, planes: Iterable[str]) -> np.ndarray:

@@ -7,7 +7,7 @@ Understood are, beside the image (the first HDU that has one, or the one asked f
 
 from __future__ import annotations
 
-__all__ = ("PlainExposure", "read_plain_fits")
+__all__ = ("PlainExposure", "find_wcs", "read_plain_fits")
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -127,7 +127,7 @@ def read_plain_fits(
         planes=planes,
         variance=variance,
         psf=psf,
-        wcs=_find_wcs(header, notes),
+        wcs=find_wcs(header, notes),
         zero_point=find_zero_point(header),
         notes=notes,
     )
@@ -315,8 +315,16 @@ def _normalised(stamps: np.ndarray, path: str | Path) -> np.ndarray:
     return stamps / sums[:, None, None]
 
 
-def _find_wcs(header: fits.Header, notes: dict[str, str]) -> WCS | None:
-    """Return the celestial WCS of a header, `None` if it has none that works."""
+def find_wcs(header: fits.Header, notes: dict[str, str]) -> WCS | None:
+    """Return the celestial WCS of a header, `None` if it has none that works.
+
+    Parameters
+    ----------
+    header : `astropy.io.fits.Header`
+        Header.
+    notes : `dict` [`str`, `str`]
+        Gets a sentence ``wcs`` if there is one that does not work.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)

@@ -13,9 +13,12 @@ __all__ = (
     "psf_fwhm",
     "psf_sigma",
     "sample_psf",
+    "serialisable_psf",
     "square_odd",
+    "with_serialisable_psf",
 )
 
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -25,13 +28,19 @@ from scipy.ndimage import distance_transform_edt
 from ..algorithms.psf_grid import PsfGrid
 
 if TYPE_CHECKING:
-    from lsst.images import Box
+    from lsst.images import Box, VisitImage
     from lsst.images.psfs import PiffWrapper, PointSpreadFunction
+
+_LOG = logging.getLogger(__name__)
 
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 # Two stamps that differ by less than this fraction of the peak are the same PSF.
 _CONSTANT_TOLERANCE = 1e-6
+# A model is replaced by one of these orders, the first that is good to this fraction of the peak.
+_SERIALISABLE_ORDERS = (2, 3, 4)
+_SERIALISABLE_TOLERANCE = 1e-4
+_N_BETWEEN = 5  # positions an axis at which that is looked up
 
 
 class InvalidPsfError(ValueError):
@@ -131,6 +140,62 @@ def psf_from_grid(grid: PsfGrid, bbox: Box, *, order: int = 2) -> PiffWrapper:
     psf.pointing = None
     psf.stars = []
     return PiffWrapper(psf, bbox, grid.size)
+
+
+def serialisable_psf(psf: PointSpreadFunction, bbox: Box) -> PointSpreadFunction:
+    """Return a PSF as a model that `lsst.images` can write.
+
+    Parameters
+    ----------
+    psf : `lsst.images.psfs.PointSpreadFunction`
+        Any model.
+    bbox : `lsst.images.Box`
+        Pixels over which it is wanted.
+
+    Returns
+    -------
+    psf : `lsst.images.psfs.PointSpreadFunction`
+        The model itself if it can be written, else a Piff PSF fitted to its images (`psf_from_grid`). Where
+        that differs by more than 1e-4 of the peak, as at the seams of a coadd, a warning says by how much.
+    """
+    from lsst.images.psfs import GaussianPointSpreadFunction, PiffWrapper, PSFExWrapper
+
+    if psf is None or isinstance(psf, GaussianPointSpreadFunction | PiffWrapper | PSFExWrapper):
+        return psf
+    grid = sample_psf(psf, bbox)
+    between = sample_psf(psf, bbox, grid=_N_BETWEEN, size=grid.size)
+    errors: dict[int, float] = {}
+    models: dict[int, PiffWrapper] = {}
+    for order in _SERIALISABLE_ORDERS:
+        models[order] = psf_from_grid(grid, bbox, order=order)
+        drawn = sample_psf(models[order], bbox, grid=_N_BETWEEN, size=grid.size)
+        errors[order] = _largest_difference(drawn, between)
+        if errors[order] < _SERIALISABLE_TOLERANCE:
+            break
+    best = min(errors, key=errors.__getitem__)
+    if errors[best] >= _SERIALISABLE_TOLERANCE:
+        _LOG.warning(
+            "The PSF, a %s, is written as a smooth model that differs from it by up to %.1e of its peak.",
+            type(psf).__name__,
+            errors[best],
+        )
+    return models[best]
+
+
+def with_serialisable_psf(exposure: VisitImage) -> VisitImage:
+    """Return an exposure that `lsst.images` can write (see `serialisable_psf`); itself if it can be."""
+    psf = serialisable_psf(exposure.psf, exposure.bbox)
+    if psf is exposure.psf:
+        return exposure
+    writable = exposure[...]  # shares the pixels
+    writable.psf = psf
+    return writable
+
+
+def _largest_difference(first: PsfGrid, second: PsfGrid) -> float:
+    """Return the largest difference of two grids in units of the peak; a constant one holds everywhere."""
+    a, b = np.broadcast_arrays(first.stamps, second.stamps)
+    return float(np.abs(a - b).max() / b.max())
 
 
 def psf_sigma(psf: PsfGrid | np.ndarray) -> float:

@@ -7,6 +7,7 @@ __all__ = ("has_sky", "read_exposure", "with_sky_projection")
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..algorithms.read.flaws import find_spikes
 from ..algorithms.read.sky import SkyModel, estimate_sky, neighbour_correlation
+from .afw.exposure import is_afw_file, read_afw_exposure
 from .fits_files import UnreadableExposureError, is_lsst_images_file
 from .header_values import (
     VISIT_KEYS,
@@ -24,8 +26,10 @@ from .header_values import (
     nanojansky_per_unit,
 )
 from .make_missing import make_mask_planes, make_variance, make_wcs
+from .masks import bad_pixels
 from .plain_fits import PlainExposure, read_plain_fits
 from .psfs import neighbour_ratio, psf_from_grid, sample_psf
+from .star_psf import SKY_MESH
 
 if TYPE_CHECKING:
     from lsst.images import Box, DetectorFrame, Mask, MaskedImage, SkyProjection, VisitImage
@@ -34,8 +38,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-# Side of the cells in which sky and scatter are estimated, in pixels.
-_SKY_MESH = 64
 # Noise with less correlation than this between neighbours passes for white.
 _WHITE = 0.1
 # A spike is this many sigma high, and its neighbours have less than this part of what a star's would have.
@@ -60,10 +62,12 @@ def read_exposure(
     saturation: float | None = None,
     zero_point: float | None = None,
     sky_projection: SkyProjection[DetectorFrame] | None = None,
+    psf: str = "file",
 ) -> VisitImage:
     """Read a calibrated exposure of one CCD.
 
-    A file written by `lsst.images` is read as it is. Of a plain FITS file the pixel unit is kept; whatever
+    A file written by `lsst.images` is read as it is, one written by the LSST stack by
+    `~.afw.exposure.read_afw_exposure`. Of a plain FITS file the pixel unit is kept; whatever
     it lacks is made from what it has; a warning of the log says so for each thing made, and so does the entry
     ``made...`` of the exposure's metadata.
 
@@ -84,6 +88,8 @@ def read_exposure(
         or override, what the header says.
     sky_projection : `lsst.images.SkyProjection`, optional
         Projection for a file without a WCS, instead of a stand-in.
+    psf : `str`, optional
+        ``file`` for the PSF of the file, where it has one; ``stars`` to measure it in any case.
 
     Returns
     -------
@@ -98,7 +104,16 @@ def read_exposure(
         If the PSF is unusable, or there is none and no star to measure it from.
     """
     if is_lsst_images_file(path):
-        return _read_lsst_images(path)
+        return _read_lsst_images(path, psf)
+    if is_afw_file(path):
+        return read_afw_exposure(
+            path,
+            visit=visit,
+            band=band,
+            physical_filter=physical_filter,
+            psf=psf,
+            sky_projection=sky_projection,
+        )
     plain = read_plain_fits(path, hdu=hdu, mask_planes=mask_planes)
     header = plain.header.copy()
     for key, value in (("BAND", band), ("FILTER", physical_filter or band)):
@@ -106,6 +121,8 @@ def read_exposure(
             header[key] = value
     if visit is None and (number := find_keyword(header, VISIT_KEYS)) is not None:
         visit = int(number)
+    if psf == "stars" and plain.psf is not None:
+        plain = replace(plain, psf=None)
     builder = _Builder(path, plain, visit)
     builder.complete_pixels(gain=gain, read_noise=read_noise, saturation=saturation)
     builder.complete_models(sky_projection)
@@ -155,17 +172,25 @@ def with_sky_projection(exposure: VisitImage, sky_projection: SkyProjection[Dete
     )
 
 
-def _read_lsst_images(path: str | Path) -> VisitImage:
+def _read_lsst_images(path: str | Path, psf: str) -> VisitImage:
     from lsst.images import VisitImage
 
     try:
-        return VisitImage.read(str(path))
+        exposure = VisitImage.read(str(path))
     except Exception as error:  # of FITS, JSON, pydantic, AST: whatever they meet in a damaged file
         raise UnreadableExposureError(
             path,
             f"as an lsst.images.VisitImage: {re.split(r'[.] ', str(error))[0].rstrip('.')}",
             "It is cut short, damaged or holds something else: give a file written by VisitImage.write",
         ) from error
+    if psf == "stars":
+        from .star_psf import measure_image_psf
+
+        bad = bad_pixels(exposure.mask, ("NO_DATA", "SATURATED", "BAD")) | ~np.isfinite(exposure.image.array)
+        result = measure_image_psf(exposure.image.array, exposure.variance.array, bad, exposure.bbox)
+        _LOG.warning("%s: %s", Path(path).name, result.note)
+        exposure.psf = result.psf
+    return exposure
 
 
 def _no_light(image: np.ndarray) -> np.ndarray:
@@ -257,7 +282,7 @@ class _Builder:
         """Sky of the image, estimated when first asked for."""
         if not hasattr(self, "_sky"):
             try:
-                self._sky = estimate_sky(self.image, self.bad, mesh=_SKY_MESH)
+                self._sky = estimate_sky(self.image, self.bad, mesh=SKY_MESH)
             except ValueError as error:
                 raise UnreadableExposureError(
                     self.path, str(error).rstrip("."), "Look at its mask"

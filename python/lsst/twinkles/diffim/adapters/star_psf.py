@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("StarPsf", "measure_psf")
+__all__ = ("SKY_MESH", "StarPsf", "measure_image_psf", "measure_psf")
 
 import math
 import warnings
@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..algorithms.read.sky import estimate_sky
 from ..algorithms.read.stars import StarSample, find_psf_stars
 from .psfs import FWHM_PER_SIGMA, InvalidPsfError
 
 if TYPE_CHECKING:
     from lsst.images import Box
     from lsst.images.psfs import PiffWrapper
+
+SKY_MESH = 64
+"""Side of the cells in which sky and scatter are estimated, in pixels."""
 
 _SEARCH_HALF = 15
 _N_STARS_MAX = 100
@@ -46,6 +50,37 @@ class StarPsf:
 
     psf: PiffWrapper
     note: str
+
+
+def measure_image_psf(image: np.ndarray, variance: np.ndarray, bad: np.ndarray, bbox: Box) -> StarPsf:
+    """Fit a PSF to the stars of an image the sky of which is still in it.
+
+    Parameters
+    ----------
+    image, variance : `numpy.ndarray`, ``(Ny, Nx)``
+        Pixels and their variances; those that are ``bad`` may be anything.
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Pixels not to use.
+    bbox : `lsst.images.Box`
+        Pixel frame of the image.
+
+    Returns
+    -------
+    result : `StarPsf`
+        PSF valid over ``bbox``.
+
+    Raises
+    ------
+    InvalidPsfError
+        If no star is found, the fit fails or nothing is left of the image.
+    """
+    try:
+        sky = estimate_sky(np.where(bad, np.nan, image).astype(np.float32), bad, mesh=SKY_MESH)
+    except ValueError as error:
+        raise InvalidPsfError(f"No PSF can be measured: {error}") from error
+    light = np.where(bad, 0.0, image - sky.level).astype(np.float32)
+    positive = np.isfinite(variance) & (variance > 0)
+    return measure_psf(light, sky.sigma, np.where(positive, variance, np.inf), bad | ~positive, bbox)
 
 
 def measure_psf(

@@ -23,13 +23,13 @@ MAX_STATUS = 125
 """Exit statuses above this have a meaning of their own in shells."""
 
 # Options of the command that are keywords of `read_exposure` of the same name.
-_READING = ("band", "physical_filter", "hdu", "gain", "read_noise", "saturation", "zero_point")
+_READING = ("band", "physical_filter", "hdu", "gain", "read_noise", "saturation", "zero_point", "psf")
 
 _EPILOG = """\
-Files are those of lsst.images, or plain FITS: an image, and whatever else there is of MASK, VARIANCE, PSF (or
-PSFGRID and PSFPOS) and a WCS. The pixel unit is kept. What a plain file lacks is made from what it has, and
-said. An exposure is wholly in the repository or not at all, also after an interrupt; --skip-existing goes on
-from there.
+Files are those of lsst.images, exposures that the LSST stack wrote, or plain FITS: an image, and whatever
+else there is of MASK, VARIANCE, PSF (or PSFGRID and PSFPOS) and a WCS. The pixel unit is kept. What
+a plain file lacks is made from what it has, and said. An exposure is wholly in the repository or not at all,
+also after an interrupt; --skip-existing goes on from there.
 
 The exit status is the number of files that failed, at most 125; 2 also for a wrong command line, 130 after an
 interrupt.
@@ -94,6 +94,11 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=float, metavar="X", help=text)
     group.add_argument("--hdu", type=_hdu, metavar="HDU", help="number or name of the image")
     group.add_argument("--band", metavar="BAND", help="short name of the filter")
+    group.add_argument(
+        "--psf",
+        choices=("file", "stars"),
+        help="where the PSF comes from: from the file where it has one, or always from the stars (file)",
+    )
     group.add_argument("--filter", dest="physical_filter", metavar="NAME", help="full name of the filter")
 
 

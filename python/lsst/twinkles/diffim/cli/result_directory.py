@@ -186,8 +186,12 @@ def _describe(file: Path, exposure: VisitImage) -> dict[str, Any]:
         "visit": exposure.obs_info.visit_id,
         "unit": str(exposure.unit),
         "fwhmPixels": psf_fwhm(sample_psf(exposure.psf, exposure.bbox, grid=1)),
-        "made": {k: v for k, v in exposure.metadata.items() if k.startswith(("made", "assumed", "marked"))},
+        "made": {k: v for k, v in exposure.metadata.items() if k.startswith(_SAID)},
     }
+
+
+# Beginnings of the keys of metadata that say what was made, assumed, found or left out.
+_SAID = ("made", "assumed", "marked", "registered", "skipped", "noticed")
 
 
 def _plain(value: Any) -> Any:

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("lsst.twinkles.diffim.subtractExposures")
 _PROG = "subtractExposures.py"
+# Exposures whose stars agree within this many pixels are not resampled.
+_ALIGNED = 0.2
 
 _EPILOG = """\
-Files are those of lsst.images, or plain FITS: an image, and whatever else there is of MASK, VARIANCE, PSF
-(or PSFGRID and PSFPOS) and a WCS. What a file lacks is made from what it has, and said. Two files of the
-same size of which one has no WCS are taken to be aligned pixel by pixel.
+Files are those of lsst.images, exposures that the LSST stack wrote, or plain FITS: an image, and whatever
+else there is of MASK, VARIANCE, PSF (or PSFGRID and PSFPOS) and a WCS. What
+a file lacks is made from what it has, and said. Two files of which one has no WCS are registered by their
+stars; if these do not tell, and the files are of the same size, they are taken to be aligned pixel by pixel.
 
 DIR gets difference.fits (lsst.images.DifferenceImage.read opens it, and so do astropy and DS9; in the pixel
 unit of SCIENCE), matchedTemplate.fits, diaSources.parquet, difference.png, config.py and summary.json. It
@@ -48,6 +51,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("template", metavar="TEMPLATE", type=Path, help="FITS file of the template")
     parser.add_argument("--output", metavar="DIR", type=Path, help="directory of the results; must not exist")
     parser.add_argument("--clobber", action="store_true", help="replace the results of an earlier run in DIR")
+    parser.add_argument(
+        "--layout",
+        choices=("images", "afw"),
+        default="images",
+        help="layout of difference.fits and matchedTemplate.fits: that of lsst.images, or that of lsst.afw, "
+        "which ExposureF.readFits of the LSST stack opens (images)",
+    )
     _add_config_options(parser)
     _add_reading_options(parser)
     parser.add_argument(
@@ -103,8 +113,22 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--band", nargs="+", action=_PairAction, metavar="BAND", help="short name of the filter"
     )
-    group.add_argument(
+    _add_psf_option(group, nargs="+", action=_PairAction)
+    how = group.add_mutually_exclusive_group()
+    how.add_argument(
         "--aligned", action="store_true", help="ignore the WCS of TEMPLATE: it lies on the pixels of SCIENCE"
+    )
+    how.add_argument(
+        "--register", action="store_true", help="ignore the WCS of TEMPLATE: find its place by matching stars"
+    )
+
+
+def _add_psf_option(group: Any, **more: Any) -> None:
+    group.add_argument(
+        "--psf",
+        choices=("file", "stars"),
+        help="where the PSF comes from: from the file where it has one, or always from the stars (file)",
+        **more,
     )
 
 
@@ -202,19 +226,57 @@ def _subtract(args: argparse.Namespace, config: ImageDifferenceConfig) -> None:
 
 
 def _read_pair(args: argparse.Namespace) -> tuple[VisitImage, VisitImage]:
-    """Read both exposures; where a WCS is missing they are taken to be aligned."""
-    from ..adapters.read_exposure import has_sky, with_sky_projection
+    """Read both exposures; where a WCS is missing they are registered by their stars."""
+    from ..adapters.read_exposure import has_sky
+    from ..adapters.registration import RegistrationError
 
     science = _read(args.science, **_reading_options(args, 0))
     template = _read(args.template, sky_projection=science.sky_projection, **_reading_options(args, 1))
-    if has_sky(science) and has_sky(template) and not args.aligned:
+    if has_sky(science) and has_sky(template) and not (args.aligned or args.register):
         return science, template
+    if not args.aligned:
+        try:
+            return _register(science, template, must=args.register)
+        except RegistrationError as error:
+            if args.register or science.bbox.shape != template.bbox.shape:
+                raise _ResultsError(
+                    f"{args.science} ({_size(science)} pixels) and {args.template} ({_size(template)}) "
+                    f"cannot be aligned: {error}. Look whether they show the same sky, add a WCS to both "
+                    "(astrometry.net, scamp), or give --aligned if they are aligned pixel by pixel."
+                ) from error
+            _LOG.warning("The stars do not tell how the exposures lie to each other: %s.", error)
     if science.bbox.shape != template.bbox.shape:
         raise _ResultsError(
             f"{args.science} ({_size(science)} pixels) and {args.template} ({_size(template)}) are not of "
-            "the same size and cannot be aligned without a WCS in both. Add a WCS to them (astrometry.net, "
-            "scamp), or register them first (swarp, reproject, astroalign)."
+            "the same size, so that they cannot be --aligned."
         )
+    return _align(science, template)
+
+
+def _register(science: VisitImage, template: VisitImage, *, must: bool) -> tuple[VisitImage, VisitImage]:
+    """Give the exposure without a WCS, or else the template, the coordinates that its stars tell."""
+    from ..adapters.read_exposure import has_sky
+    from ..adapters.registration import register_exposure
+
+    if has_sky(template) and not has_sky(science) and not must:
+        found = register_exposure(science, template)
+        pair = found.exposure, template
+    else:
+        found = register_exposure(template, science)
+        pair = science, found.exposure
+    if science.bbox.shape == template.bbox.shape:
+        shift = found.registration.largest_shift(science.bbox.shape)
+        if shift < _ALIGNED:  # the matching kernel takes care of it better than a resampling would
+            _LOG.info("The exposures are aligned to within %.2f pixels (%s).", shift, found.note)
+            return _align(science, template)
+    _LOG.warning("The exposures are %s.", found.note)
+    return pair
+
+
+def _align(science: VisitImage, template: VisitImage) -> tuple[VisitImage, VisitImage]:
+    """Put two exposures of the same size on the same pixels."""
+    from ..adapters.read_exposure import has_sky, with_sky_projection
+
     _LOG.warning("The two exposures are taken to be aligned pixel by pixel.")
     if not has_sky(science):
         return with_sky_projection(science, template.sky_projection), template
@@ -236,7 +298,7 @@ def _read(path: Path, **options: Any) -> VisitImage:
 
 def _reading_options(args: argparse.Namespace, role: int) -> dict[str, Any]:
     """Return the keywords of `read_exposure` for the science exposure (0) or the template (1)."""
-    names = ("gain", "read_noise", "saturation", "zero_point", "hdu", "band")
+    names = ("gain", "read_noise", "saturation", "zero_point", "hdu", "band", "psf")
     return {name: pair[role] for name in names if (pair := getattr(args, name)) is not None}
 
 
@@ -249,11 +311,13 @@ def _write_results(
     result: Struct,
 ) -> None:
     """Write every file of the results."""
+    from ..adapters.afw.write import write_afw_exposure
     from ..report.figures import plot_difference
     from .result_directory import write_summary, write_table
 
-    result.subtractedExposure.write(str(directory / "difference.fits"))
-    result.matchedExposure.write(str(directory / "matchedTemplate.fits"))
+    write = write_afw_exposure if args.layout == "afw" else _write_images
+    write(result.subtractedExposure, directory / "difference.fits")
+    write(result.matchedExposure, directory / "matchedTemplate.fits")
     task.config.save(str(directory / "config.py"))
     sources = result.diaSources
     if sources is not None:
@@ -273,6 +337,10 @@ def _write_results(
         sources=sources,
         metadata=task.getFullMetadata().to_dict(),
     )
+
+
+def _write_images(exposure: VisitImage, path: Path) -> None:
+    exposure.write(str(path))
 
 
 _NO_SOURCES: dict[str, list] = {"x": [], "y": [], "isNegative": []}

@@ -13,6 +13,7 @@ from typing import Literal, Self
 from lsst.daf.butler import Butler, CollectionType, DataCoordinate, DatasetRef, DatasetType
 from lsst.images import DifferenceImage, VisitImage
 
+from ..adapters.psfs import with_serialisable_psf
 from .instrument import TwinklesCam
 from .repository import EXPOSURE_DATASET_TYPE, register_exposure_type, repository_root
 from .staging import DEFAULT_COMPRESSION, OutputWriteError, StagedDatasets, remove_stale_stages
@@ -131,6 +132,7 @@ class ExposureIngester:
         """
         if isinstance(image, DifferenceImage):
             raise ValueError("this is a difference image; only calibrated exposures can be ingested.")
+        image = with_serialisable_psf(image)
         records = make_visit_records(image, visit=visit)
         label = label or f"visit {records.visit}"
         if self._is_there(records):

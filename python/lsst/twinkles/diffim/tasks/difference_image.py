@@ -11,6 +11,7 @@ import numpy as np
 
 from ..adapters.masks import difference_mask_schema, planes_in_use, resolve_plane_name, set_plane
 from ..adapters.metadata import copy_metadata
+from ..adapters.psfs import serialisable_psf
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage, Mask, VisitImage
@@ -87,7 +88,7 @@ def make_difference_image(
         obs_info=science.obs_info,
         summary_stats=science.summary_stats,
         photometric_scaling=science.photometric_scaling,
-        psf=psf,
+        psf=serialisable_psf(psf, science.bbox),
         detector=science.detector,
         aperture_corrections=science.aperture_corrections,
         band=science.band,
@@ -124,7 +125,7 @@ def make_matched_image(
         obs_info=template.obs_info,
         summary_stats=template.summary_stats,
         photometric_scaling=science.photometric_scaling,
-        psf=psf,
+        psf=serialisable_psf(psf, science.bbox),
         detector=science.detector,
         band=template.band,
         metadata=copy_metadata(template) | {"psfMatched": convolved},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("StarSample", "find_psf_stars")
+__all__ = ("StarSample", "find_psf_stars", "find_stars")
 
 from dataclasses import dataclass
 
@@ -76,6 +76,37 @@ def find_psf_stars(
     stars, shape = stars.take(good), shape[good]
     stars = stars.take(_on_locus(stars, shape))
     return stars.take(np.argsort(-stars.snr)[:n_max])
+
+
+def find_stars(
+    image: np.ndarray, sigma: np.ndarray, bad: np.ndarray, *, min_snr: float, half: int, n_max: int
+) -> StarSample:
+    """Find compact sources whose positions can be measured, crowded or not, whatever their size.
+
+    Parameters
+    ----------
+    image, sigma, bad : `numpy.ndarray`, ``(Ny, Nx)``
+        As for `find_psf_stars`; pixels that are bad may not be next to the peak.
+    min_snr : `float`
+        Least signal-to-noise ratio.
+    half : `int`
+        Half the side of the stamps on which they are measured.
+    n_max : `int`
+        Largest number.
+
+    Returns
+    -------
+    stars : `StarSample`
+        Brightest first; may be empty.
+    """
+    x, y, _ = _find_peaks(image, sigma, half)
+    if len(x) == 0:
+        return StarSample(*(np.zeros(0) for _ in range(5)))
+    clean = ~_touches(bad, x, y, 1)
+    stars, _ = _measure(image, sigma, x[clean], y[clean], half)
+    good = (stars.snr >= min_snr) & (np.hypot(stars.x - x[clean], stars.y - y[clean]) < 1.5)
+    stars = stars.take(good)
+    return stars.take(np.argsort(-stars.flux)[:n_max])
 
 
 def _find_peaks(image: np.ndarray, sigma: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
