@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("bad_pixels", "difference_mask_schema", "resolve_plane_name", "visit_mask_schema")
+__all__ = (
+    "bad_pixels",
+    "difference_mask_schema",
+    "legacy_plane_name",
+    "resolve_plane_name",
+    "visit_mask_schema",
+)
 
 from collections.abc import Iterable
 from functools import cache
@@ -64,6 +70,17 @@ def resolve_plane_name(name: str, schema: MaskSchema | None = None) -> str:
         return name
     known = sorted(set(legacy) | set(legacy.values()) | set(schema.names if schema is not None else ()))
     raise ValueError(f"Mask plane {name!r} is not known; the planes are {', '.join(known)}.")
+
+
+def legacy_plane_name(name: str) -> str:
+    """Return the name that a mask plane of `lsst.images` has in `lsst.afw` (the inverse of the above).
+
+    Parameters
+    ----------
+    name : `str`
+        Name in `lsst.images`, for example ``SATURATED``; one that afw does not know stays as it is.
+    """
+    return next((old for old, new in _legacy_names().items() if new == name and old not in _MORE_LEGACY), name)
 
 
 def bad_pixels(mask: Mask, planes: Iterable[str]) -> np.ndarray:
