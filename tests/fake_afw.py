@@ -153,7 +153,7 @@ class Box2D:
 # ------------------------------------------------------------------------------------- lsst.pex.exceptions
 
 
-class PexException(Exception):
+class PexException(Exception):  # noqa: N818 (as the stack has it)
     """`lsst.pex.exceptions.Exception`."""
 
 
@@ -223,7 +223,12 @@ class Image:
 
     def __getitem__(self, box):
         x, y = box.getMinX() - self.getX0(), box.getMinY() - self.getY0()
-        if x < 0 or y < 0 or y + box.getHeight() > len(self._array) or x + box.getWidth() > self._array.shape[1]:
+        if (
+            x < 0
+            or y < 0
+            or y + box.getHeight() > len(self._array)
+            or x + box.getWidth() > self._array.shape[1]
+        ):
             raise InvalidParameterError("box not within image")
         return self._view(self._array[y : y + box.getHeight(), x : x + box.getWidth()], box.getMin())
 
@@ -455,7 +460,9 @@ class Span:
 class SpanSet:
     def __init__(self, spans):
         if isinstance(spans, Box2I):
-            spans = [Span(y, spans.getMinX(), spans.getMaxX()) for y in range(spans.getMinY(), spans.getMaxY() + 1)]
+            spans = [
+                Span(y, spans.getMinX(), spans.getMaxX()) for y in range(spans.getMinY(), spans.getMaxY() + 1)
+            ]
         self.spans = list(spans)
 
     def __iter__(self):
@@ -681,7 +688,14 @@ class BackgroundList(list):
 
 # ------------------------------------------------------------------------------------------ lsst.afw.table
 
-_TYPES = {"D": np.float64, "F": np.float32, "L": np.int64, "I": np.int32, "Flag": np.bool_, "Angle": np.float64}
+_TYPES = {
+    "D": np.float64,
+    "F": np.float32,
+    "L": np.int64,
+    "I": np.int32,
+    "Flag": np.bool_,
+    "Angle": np.float64,
+}
 
 
 class Field:
@@ -876,7 +890,9 @@ class SourceCatalog:
             record[name] = value
 
     def copy(self, deep=False):
-        return SourceCatalog(self.table, [r.copy(self.table) for r in self._records] if deep else self._records)
+        return SourceCatalog(
+            self.table, [r.copy(self.table) for r in self._records] if deep else self._records
+        )
 
     def getX(self):
         return self["slot_Centroid_x"]

@@ -1,6 +1,6 @@
 """Simulated exposures and catalogues as afw objects (of ``fake_afw``), with the truth.
 
-The scenes are like those of ip_diffim's own tests: twenty Gaussian stars of a few hundred counts in white noise.
+The scenes are like those of ip_diffim's own tests: Gaussian stars of a few hundred counts in white noise.
 """
 
 import fake_afw as afw
@@ -9,6 +9,7 @@ from small_exposures import make_wcs
 from small_pairs import draw
 
 X0, Y0 = 12345, 67890
+_SKY = 200.0  # counts whose photon noise is the noise of blank sky
 _FLAGS = (
     "sky_source",
     "base_PixelFlags_flag_edge",
@@ -73,8 +74,9 @@ def make_scene(
     for plane in planes:
         afw.Mask.addMaskPlane(plane)
     exposure = afw.ExposureF(box)
-    exposure.image.array = scale * (model + noise * noise_rng.normal(size=shape))
-    exposure.variance.array = scale**2 * (noise**2 + np.sqrt(np.abs(model)))
+    variance = noise**2 * (1.0 + model / _SKY)
+    exposure.image.array = scale * (model + np.sqrt(variance) * noise_rng.normal(size=shape))
+    exposure.variance.array = scale**2 * variance
     exposure.mask.array[model > noise] |= exposure.mask.getPlaneBitMask("DETECTED")
     if background is not None:
         yy, xx = np.mgrid[: shape[0], : shape[1]]

@@ -80,7 +80,9 @@ def legacy_plane_name(name: str) -> str:
     name : `str`
         Name in `lsst.images`, for example ``SATURATED``; one that afw does not know stays as it is.
     """
-    return next((old for old, new in _legacy_names().items() if new == name and old not in _MORE_LEGACY), name)
+    return next(
+        (old for old, new in _legacy_names().items() if new == name and old not in _MORE_LEGACY), name
+    )
 
 
 def bad_pixels(mask: Mask, planes: Iterable[str]) -> np.ndarray:

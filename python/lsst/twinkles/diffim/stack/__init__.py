@@ -1,4 +1,4 @@
-"""Inside the Rubin stack: tasks with the interfaces of ip_diffim's, and the stack's tasks within those of this package.
+"""Inside the Rubin stack: our tasks in the place of ip_diffim's, and the stack's tasks in the place of ours.
 
 Nothing of the stack is imported before a task runs.
 """

@@ -68,7 +68,9 @@ def mean_psf_fwhm(exposure: Any, *, grid: int, buffer: float) -> float:
     return float(np.nanmean(widths))
 
 
-def limiting_magnitude(exposure: Any, log: logging.Logger | Any, *, fallback_fwhm: float | None = None) -> float:
+def limiting_magnitude(
+    exposure: Any, log: logging.Logger | Any, *, fallback_fwhm: float | None = None
+) -> float:
     """Return the stack's limiting magnitude: five times the square root of the PSF's area, as counts.
 
     Parameters
@@ -128,7 +130,9 @@ def footprint_ratios(science: Any, difference: Any, sources: Any) -> dict[str, f
     is_sky = np.zeros(len(sources), dtype=bool)
     if "sky_source" in sources.schema:
         is_sky = np.asarray(sources["sky_source"], dtype=bool)
-    means = np.array([_means(source.getFootprint(), science, difference) for source in sources]).reshape(-1, 2)
+    means = np.array([_means(source.getFootprint(), science, difference) for source in sources]).reshape(
+        -1, 2
+    )
     stars, sky = means[~is_sky], means[is_sky]
     with np.errstate(divide="ignore", invalid="ignore"):
         sky_ratio = sky[:, 1] / sky[:, 0]

@@ -150,18 +150,16 @@ class MakeKernelTask(Task):
         return int(basis.size)
 
 
-def make_engine_config(config: StackSubtractConfig, *, mode: str) -> AlardLuptonSubtractConfig:
+def make_engine_config(config: StackSubtractConfig) -> AlardLuptonSubtractConfig:
     """Return the configuration of this package's subtraction.
 
     Parameters
     ----------
     config : `~lsst.twinkles.diffim.stack.subtract_config.AlardLuptonSubtractConfig`
         Configuration under the stack's names. Its field ``engine`` holds what the stack has no name for.
-    mode : `str`
-        Which image is convolved.
     """
     engine: AlardLuptonSubtractConfig = config.engine.value.copy()
-    engine.mode = mode
+    engine.mode = config.mode
     kernel = config.makeKernel.kernel
     engine.kernel.name = kernel.name
     _copy_fields(kernel.active, engine.kernel.active)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("keep_brightest", "make_source_catalog", "select_kernel_sources", "set_box_footprints", "source_table")
+__all__ = (
+    "keep_brightest",
+    "make_source_catalog",
+    "select_kernel_sources",
+    "set_box_footprints",
+    "source_table",
+)
 
 from collections.abc import Sequence
 from typing import Any
@@ -64,7 +70,7 @@ def select_kernel_sources(
 
 
 def keep_brightest(sources: Any, number: int) -> Any:
-    """Return the sources with the highest signal-to-noise ratio of the PSF flux; all if ``number`` is negative."""
+    """Return the sources with the highest signal-to-noise ratios of PSF fluxes; all if ``number`` is negative."""
     if number < 0 or len(sources) <= number:
         return sources
     ratio = np.asarray(sources.getPsfInstFlux()) / np.asarray(sources.getPsfInstFluxErr())

@@ -109,8 +109,8 @@ class AlardLuptonSubtractConfig(PipelineTaskConfig, pipelineConnections=AlardLup
     )
     makeKernel: Any = ConfigurableField(doc="Settings of the matching kernel.", target=MakeKernelTask)
     engine: Any = ConfigurableField(
-        doc="The subtraction of this package. Its fields that have a counterpart under the stack's names (mode, "
-        "kernel, mask planes, numbers of sources) are set from there.",
+        doc="The subtraction of this package. Its fields that have a counterpart under the stack's names "
+        "(mode, kernel, mask planes, numbers of sources) are set from there.",
         target=SubtractEngine,
     )
     doDecorrelation = Field[bool](doc="Whiten the noise of the difference?", default=True)
@@ -145,7 +145,9 @@ class AlardLuptonSubtractConfig(PipelineTaskConfig, pipelineConnections=AlardLup
     restrictKernelEdgeSources = Field[bool](
         doc="Leave out sources nearer to the edge than the width of the kernel?", default=True
     )
-    maxKernelSources = RangeField[int](doc="Most kernel stars, the brightest; -1 for no limit.", default=1000, min=-1)
+    maxKernelSources = RangeField[int](
+        doc="Most kernel stars, the brightest; -1 for no limit.", default=1000, min=-1
+    )
     minKernelSources = RangeField[int](doc="Fewest kernel stars.", default=3, min=1)
     excludeMaskPlanes = ListField[str](
         doc="A source with such a pixel near it is not used for the kernel.",

@@ -21,6 +21,9 @@ from lsst.pipe.base import (
 )
 from lsst.utils.timer import timeMethod
 
+from ..adapters.masks import bad_pixels
+from ..algorithms.noise import fit_sky
+from ..algorithms.spatial import chebyshev_image
 from ..tasks import exposure_checks as checks
 from ..tasks.errors import InsufficientKernelSourcesError as TooFewStarsError
 from .errors import MismatchedExposuresError, insufficient_kernel_sources
@@ -33,6 +36,8 @@ from .psfs import psf_to_afw
 from .subtract_config import AlardLuptonSubtractConfig
 from .unused_fields import find_unused_settings
 
+_SKY_CELL = 64
+_SKY_ORDER = 2
 # Planes that a convolution spreads or that the subtraction finds out itself.
 _SPREAD = ("NO_DATA", "BAD", "SATURATED", "SAT_TEMPLATE", "DETECTION_EDGE")
 
@@ -63,9 +68,9 @@ class AlardLuptonSubtractTask(PipelineTask):
 
     Notes
     -----
-    The same configuration, connections, arguments and results, in afw types, so that a pipeline's ``class:`` line or
-    a ``retarget`` puts it in the other's place; doc/stack.md says where the two differ in what they do. Unlike the
-    stack's task this one leaves its inputs as they are.
+    The same configuration, connections, arguments and results, in afw types, so that a pipeline's ``class:``
+    line or a ``retarget`` puts it in the other's place; doc/stack.md says where the two differ in what they do.
+    Unlike the stack's task this one leaves its inputs as they are.
     """
 
     ConfigClass = AlardLuptonSubtractConfig
@@ -86,6 +91,8 @@ class AlardLuptonSubtractTask(PipelineTask):
             self.makeSubtask("decorrelate")
         if self.config.doScaleVariance:
             self.makeSubtask("scaleVariance")
+        engine = self.config.engine.target
+        self.engine = engine(config=make_engine_config(self.config), name="engine", parentTask=self)
         self.templatePsfSize = self.sciencePsfSize = self.matchedPsfSize = float("nan")
         self._warn_of_unused_settings()
 
@@ -120,8 +127,8 @@ class AlardLuptonSubtractTask(PipelineTask):
         Parameters
         ----------
         template, science : `lsst.afw.image.ExposureF`
-            Exposures of one band on the same WCS; the template covers all pixels of the science exposure. They are
-            not modified.
+            Exposures of one band on the same WCS; the template covers all pixels of the science exposure.
+            They are not modified.
         sources : `lsst.afw.table.SourceCatalog`
             Sources of the science exposure, from which stars for the kernel are chosen.
         visitSummary : `lsst.afw.table.ExposureCatalog`, optional
@@ -130,12 +137,12 @@ class AlardLuptonSubtractTask(PipelineTask):
         Returns
         -------
         results : `lsst.pipe.base.Struct`
-            - ``difference`` (`lsst.afw.image.ExposureF`): everything but pixels and PSF is the science exposure's.
-              No pixel is NaN.
-            - ``matchedTemplate``, ``matchedScience`` (`lsst.afw.image.ExposureF`): what was subtracted from what,
-              before whitening.
-            - ``backgroundModel`` (`lsst.afw.math.Chebyshev1Function2D`): background that the difference is free of,
-              `None` unless ``doSubtractBackground``.
+            - ``difference`` (`lsst.afw.image.ExposureF`): all but pixels and PSF is the science exposure's; no
+              pixel is NaN.
+            - ``matchedTemplate``, ``matchedScience`` (`lsst.afw.image.ExposureF`): what was subtracted from
+              what, before whitening.
+            - ``backgroundModel`` (`lsst.afw.math.Chebyshev1Function2D`): background that the difference is
+              free of, `None` unless ``doSubtractBackground``.
             - ``psfMatchingKernel`` (`lsst.afw.math.LinearCombinationKernel`).
             - ``kernelSources`` (`lsst.afw.table.SourceCatalog`): stars of the kernel, with footprints.
 
@@ -159,8 +166,8 @@ class AlardLuptonSubtractTask(PipelineTask):
             limit = self.config.minTemplateFractionForExpectedSuccess
             if coverage < limit:
                 raise NoWorkFound(
-                    f"The template covers {100 * coverage:.1f} percent of the science exposure, less than the "
-                    f"{100 * limit:.1f} percent with which success can be expected, and it failed: {error}"
+                    f"The template covers {100 * coverage:.1f} percent of the science exposure, less than "
+                    f"the {100 * limit:.1f} percent with which success can be expected, and it failed: {error}"
                 ) from error
             raise
         results = self._assemble(pair, result)
@@ -183,8 +190,8 @@ class AlardLuptonSubtractTask(PipelineTask):
             )
         if not template.getBBox().contains(science.getBBox()):
             raise MismatchedExposuresError(
-                f"The pixels of the template, {box_from_afw(template.getBBox())}, do not contain those of the "
-                f"science exposure, {box_from_afw(science.getBBox())}; warp the template onto them."
+                f"The pixels of the template, {box_from_afw(template.getBBox())}, do not contain those of "
+                f"the science exposure, {box_from_afw(science.getBBox())}; warp the template onto them."
             )
 
     def _require_coverage(self, template: Any, science: Any) -> float:
@@ -211,7 +218,7 @@ class AlardLuptonSubtractTask(PipelineTask):
                 self.log.warning("The %s exposure has %s; masked.", role.lower(), flaws)
             checks.require_good_pixels(image, role.lower())
             if self.config.doScaleVariance:
-                factor = self.scaleVariance.run(image).factor
+                factor = self.scaleVariance.run(_without_sky(image)).factor
                 self.metadata[f"scale{role}VarianceFactor"] = factor
                 exposure.variance.array[...] *= np.float32(factor)
                 if not np.shares_memory(image.variance.array, exposure.variance.array):
@@ -250,7 +257,9 @@ class AlardLuptonSubtractTask(PipelineTask):
             sizes = [psf_fwhm(exposure.getPsf()) for exposure in (pair.template, pair.science)]
         except StackException:
             # The sentence that tests of the stack look for.
-            self.log.info("Unable to evaluate PSF at the average position. Evaluting PSF on a grid of points.")
+            self.log.info(
+                "Unable to evaluate PSF at the average position. Evaluting PSF on a grid of points."
+            )
             config = self.config.makeKernel
             sizes = [
                 mean_psf_fwhm(e, grid=config.fwhmExposureGrid, buffer=config.fwhmExposureBuffer)
@@ -263,12 +272,16 @@ class AlardLuptonSubtractTask(PipelineTask):
             "science": self._calculateMagLim(pair.science, fallbackPsfSize=self.sciencePsfSize),
             "template": self._calculateMagLim(pair.template, fallbackPsfSize=self.templatePsfSize),
         }
-        limits = [10 ** (-0.4 * depth) for depth in depths.values() if not np.isnan(depth)]
-        depths["diffim"] = float(-2.5 * np.log10(np.hypot(*limits))) if len(limits) == 2 else depths["science"]
+        limits = [float(10 ** (-0.4 * depth)) for depth in depths.values() if not np.isnan(depth)]
+        depths["diffim"] = (
+            float(-2.5 * np.log10(np.hypot(limits[0], limits[1]))) if len(limits) == 2 else depths["science"]
+        )
         for name, depth in depths.items():
             self.metadata[f"{name}LimitingMagnitude"] = depth
 
-    def _calculateMagLim(self, exposure: Any, nsigma: float = 5.0, fallbackPsfSize: float | None = None) -> float:
+    def _calculateMagLim(
+        self, exposure: Any, nsigma: float = 5.0, fallbackPsfSize: float | None = None
+    ) -> float:
         """Return the stack's limiting magnitude of an exposure."""
         depth = limiting_magnitude(exposure, self.log, fallback_fwhm=fallbackPsfSize)
         return depth - 2.5 * float(np.log10(nsigma / 5.0))
@@ -297,19 +310,19 @@ class AlardLuptonSubtractTask(PipelineTask):
     def _match_and_subtract(self, pair: _Pair, sources: Any, mode: str) -> tuple[Any, Struct]:
         """Choose stars, make the kernel, subtract and whiten."""
         kernel_sources = self._sourceSelector(pair.template, pair.science, sources)
-        engine = self.config.engine.target(
-            config=make_engine_config(self.config, mode=mode), name="engine", parentTask=self
-        )
+        self.engine.config.mode = mode
         table = source_table(kernel_sources) if kernel_sources is not None else None
         try:
-            result = engine.run(pair.template_image, pair.science_image, sources=table)
+            result = self.engine.run(pair.template_image, pair.science_image, sources=table)
         except TooFewStarsError as error:
-            raise insufficient_kernel_sources(error.numbers["nSources"], error.numbers["nRequired"]) from error
+            raise insufficient_kernel_sources(
+                error.numbers["nSources"], error.numbers["nRequired"]
+            ) from error
         if kernel_sources is None:
             used = result.kernelSources[result.kernelSources["used"]]
             kernel_sources = make_source_catalog(sources.schema, used, half=self._kernel_size())
         self.metadata["nPsfSources"] = len(kernel_sources)
-        self.metadata["convolvedExposure"] = engine.metadata["convolvedExposure"]
+        self.metadata["convolvedExposure"] = self.engine.metadata["convolvedExposure"]
         result.unwhitened = result.difference
         if self.config.doDecorrelation and not result.whitened:
             result.difference = self.decorrelate.run(
@@ -333,7 +346,7 @@ class AlardLuptonSubtractTask(PipelineTask):
         Returns
         -------
         sources : `lsst.afw.table.SourceCatalog` or `None`
-            The stars with square footprints; `None` if there are too few and the subtraction may find its own.
+            The stars, with square footprints; `None` if they are too few and the subtraction may find its own.
         """
         config, size = self.config, self._kernel_size()
         chosen = select_kernel_sources(
@@ -350,7 +363,7 @@ class AlardLuptonSubtractTask(PipelineTask):
             return chosen
         if config.allowKernelSourceDetection:
             self.log.warning(
-                "The catalogue has %d sources for the kernel, %d are needed; stars are looked for on the image.",
+                "The catalogue has %d sources for the kernel, %d are needed: stars are sought on the image.",
                 len(chosen),
                 config.minKernelSources,
             )
@@ -419,6 +432,19 @@ class AlardLuptonSubtractTask(PipelineTask):
         put_pixels(matched, image, np.maximum(variance, np.finfo(np.float32).tiny))
         matched.setPsf(pair.template.getPsf())
         return matched
+
+
+def _without_sky(image: Any) -> Any:
+    """Return pixels and mask without the slope of the sky, which is no noise."""
+    from lsst.images import Image, MaskedImage
+
+    bad = bad_pixels(image.mask, ["NO_DATA", "BAD", "SAT", "DETECTED"]) | ~np.isfinite(image.image.array)
+    pixels = np.where(bad, np.float32(0.0), image.image.array)
+    size = min(_SKY_CELL, max(16, min(bad.shape) // 5))
+    terms = fit_sky(pixels, bad, size=size, order=_SKY_ORDER)
+    flat = pixels - chebyshev_image(terms, shape=bad.shape, order=_SKY_ORDER)
+    flattened = Image(flat, bbox=image.bbox, unit=image.unit)
+    return MaskedImage(flattened, mask=image.mask, variance=image.variance)
 
 
 def _background_function(result: Struct) -> Any:

@@ -36,9 +36,7 @@ def add_unused_fields(*fields: UnusedField) -> Any:
             if isinstance(field.default, tuple):
                 made = ListField(doc=doc, dtype=str, default=list(field.default), deprecated=deprecated)
             else:
-                made = Field(
-                    doc=doc, dtype=type(field.default), default=field.default, deprecated=deprecated
-                )
+                made = Field(doc=doc, dtype=type(field.default), default=field.default, deprecated=deprecated)
             setattr(config_class, field.name, made)
         inherited = getattr(config_class, "unused_fields", ())
         config_class.unused_fields = (*inherited, *fields)  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
 """Choice of stars from a catalogue by its columns.
 
-Fields, meanings and defaults are those of ``ScienceSourceSelectorTask`` of lsst.meas.algorithms, so that override
-files load and either task can stand in the other's place. Catalogues may be `astropy.table.Table`, structured arrays
-or `lsst.afw.table.SourceCatalog`.
+Fields, meanings and defaults are those of ``ScienceSourceSelectorTask`` of lsst.meas.algorithms, so that
+override files load and either task can stand in the other's place. Catalogues may be `astropy.table.Table`,
+structured arrays or `lsst.afw.table.SourceCatalog`.
 """
 
 from __future__ import annotations
@@ -205,7 +205,9 @@ class ScienceSourceSelectorTask(Task):
 
     def _has_finite_coordinates(self, catalog: Any) -> np.ndarray:
         names = self.config.requireFiniteRaDec
-        return np.isfinite(_column(catalog, names.raColName)) & np.isfinite(_column(catalog, names.decColName))
+        return np.isfinite(_column(catalog, names.raColName)) & np.isfinite(
+            _column(catalog, names.decColName)
+        )
 
     def _is_primary(self, catalog: Any) -> np.ndarray:
         return _column(catalog, self.config.requirePrimary.primaryColName).astype(bool)
@@ -225,7 +227,9 @@ def _names(catalog: Any) -> Any:
 
 def _column(catalog: Any, name: str) -> np.ndarray:
     if name not in _names(catalog):
-        raise KeyError(f"The catalogue has no column {name!r}; name another one, or switch the criterion off.")
+        raise KeyError(
+            f"The catalogue has no column {name!r}; name another one, or switch the criterion off."
+        )
     return np.asarray(catalog[name])
 
 
