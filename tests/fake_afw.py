@@ -298,6 +298,11 @@ class MaskedImage:
         return MaskedImage(self.image.clone(), self.mask.clone(), self.variance.clone())
 
 
+class MaskedImageF(MaskedImage):
+    def __init__(self, dimensions):
+        super().__init__(ImageF(dimensions), Mask(dimensions), ImageF(dimensions))
+
+
 class FilterLabel:
     def __init__(self, band=None, physical=None):
         self._band, self._physical = band, physical
@@ -396,6 +401,7 @@ class ExposureF:
     wcs = property(lambda self: self.info.getWcs())
     photoCalib = property(lambda self: self.info.getPhotoCalib())
     filter = property(lambda self: self.info.getFilter())
+    metadata = property(lambda self: self.info.getMetadata())
 
     def __getattr__(self, name):
         if name[3:] in _INFO and name[:3] in ("get", "set"):
@@ -682,6 +688,36 @@ class LinearCombinationKernel(FixedKernel):
         return sum(f(x, y) * k._array for f, k in zip(self._functions, self._kernels, strict=True))
 
 
+class BackgroundMI:
+    """A background of a box from one value a cell, as far as it is looked at here."""
+
+    def __init__(self, bbox, stats):
+        self.bbox, self.stats = bbox, stats
+
+    def getImageBBox(self):
+        return self.bbox
+
+    def getStatsImage(self):
+        return self.stats
+
+
+class Interpolate:
+    LINEAR = "LINEAR"
+    AKIMA_SPLINE = "AKIMA_SPLINE"
+
+
+class UndersampleStyle:
+    REDUCE_INTERP_ORDER = "REDUCE_INTERP_ORDER"
+
+
+class ApproximateControl:
+    UNKNOWN = "UNKNOWN"
+
+
+class PropertyList(dict):
+    """`lsst.daf.base.PropertyList`."""
+
+
 class BackgroundList(list):
     pass
 
@@ -849,6 +885,8 @@ class SourceCatalog:
     def getTable(self):
         return self.table
 
+    metadata = property(lambda self: self.table._metadata)
+
     def setMetadata(self, metadata):
         self.table.setMetadata(metadata)
 
@@ -912,6 +950,21 @@ class SourceCatalog:
         return Table({name: self[name] for name in self.schema.fields})
 
 
+def updateSourceCoords(wcs, sources, include_covariance=True):
+    """Set sky coordinates of centroids, and their errors through the local linear part of the WCS."""
+    for source in sources:
+        x, y = source.getX(), source.getY()
+        source["coord_ra"], source["coord_dec"] = wcs.pixelToSkyArray(x, y)
+        jacobian = np.empty((2, 2))
+        for k, (dx, dy) in enumerate(((0.5, 0.0), (0.0, 0.5))):
+            high, low = wcs.pixelToSkyArray(x + dx, y + dy), wcs.pixelToSkyArray(x - dx, y - dy)
+            jacobian[:, k] = np.subtract(high, low)
+        errors = np.diag([source["slot_Centroid_xErr"] ** 2, source["slot_Centroid_yErr"] ** 2])
+        covariance = jacobian @ errors @ jacobian.T
+        source["coord_raErr"], source["coord_decErr"] = np.sqrt(np.diag(covariance))
+        source["coord_ra_dec_Cov"] = covariance[0, 1]
+
+
 class ExposureCatalogRow:
     def __init__(self, psf, apCorrMap):
         self._psf, self._ap = psf, apCorrMap
@@ -938,6 +991,7 @@ _MODULES = {
     "lsst.afw.geom": (SkyWcs, Span, SpanSet),
     "lsst.afw.image": (
         Image,
+        MaskedImageF,
         ImageF,
         ImageD,
         Mask,
@@ -948,11 +1002,29 @@ _MODULES = {
         VisitInfo,
         ApCorrMap,
     ),
-    "lsst.afw.math": (Chebyshev1Function2D, FixedKernel, LinearCombinationKernel, BackgroundList),
+    "lsst.afw.math": (
+        Chebyshev1Function2D,
+        FixedKernel,
+        LinearCombinationKernel,
+        BackgroundList,
+        BackgroundMI,
+        Interpolate,
+        UndersampleStyle,
+        ApproximateControl,
+    ),
     "lsst.afw.detection": (Psf, GaussianPsf, Footprint, InvalidPsfError),
-    "lsst.afw.table": (Schema, SourceTable, SourceCatalog, SourceRecord, IdFactory, ExposureCatalog),
+    "lsst.afw.table": (
+        Schema,
+        SourceTable,
+        SourceCatalog,
+        SourceRecord,
+        IdFactory,
+        ExposureCatalog,
+        updateSourceCoords,
+    ),
     "lsst.meas": (),
     "lsst.meas.algorithms": (KernelPsf,),
+    "lsst.daf.base": (PropertyList,),
     "lsst.pex.exceptions": (InvalidParameterError, RangeError),
 }
 

@@ -6,7 +6,7 @@ The scenes are like those of ip_diffim's own tests: Gaussian stars of a few hund
 import fake_afw as afw
 import numpy as np
 from small_exposures import make_wcs
-from small_pairs import draw
+from small_pairs import draw, scatter
 
 X0, Y0 = 12345, 67890
 _SKY = 200.0  # counts whose photon noise is the noise of blank sky
@@ -64,8 +64,7 @@ def make_scene(
 ):
     """Make an exposure and the catalogue of its stars; ``border`` pads the frame, not the field."""
     rng, noise_rng = np.random.default_rng(seed), np.random.default_rng(noise_seed)
-    x = X0 + 16 + rng.random(n_stars) * (size - 32)
-    y = Y0 + 16 + rng.random(n_stars) * (size - 32)
+    x, y = scatter(rng, (size, size), n_stars, 16, 18).T + np.array([[X0], [Y0]])
     fluxes = flux * (1.0 + rng.random(n_stars) * (flux_range - 1.0))
     corner = afw.Point2I(X0 - border, Y0 - border)
     box = afw.Box2I(corner, afw.Extent2I(size + 2 * border, size + 2 * border))

@@ -128,7 +128,7 @@ def test_equal_images_do_not_depend_on_the_direction():
     ]
     one, other = (r[0].difference.image.array for r in results)
     plain = results[0][1].image.array - results[0][2].image.array
-    # 7 sigma, where ip_diffim's own test asks 5 (doc/stack.md); the stars have signal-to-noise ratios of 1000.
+    # 7 sigma, where ip_diffim's own test asks 5 (doc/stack.md): signal-to-noise ratios are 1000.
     np.testing.assert_allclose(one, plain, atol=0.7)
     np.testing.assert_allclose(other, plain, atol=0.7)
     np.testing.assert_allclose(one, other, atol=1.0)

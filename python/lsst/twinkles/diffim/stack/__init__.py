@@ -3,6 +3,8 @@
 Nothing of the stack is imported before a task runs.
 """
 
+from .detect_and_measure import DetectAndMeasureTask
+from .detect_config import DetectAndMeasureConfig, DetectAndMeasureConnections
 from .subtract_config import AlardLuptonSubtractConfig, AlardLuptonSubtractConnections
 from .subtract_images import AlardLuptonSubtractTask
 
@@ -10,4 +12,7 @@ __all__ = (
     "AlardLuptonSubtractConfig",
     "AlardLuptonSubtractConnections",
     "AlardLuptonSubtractTask",
+    "DetectAndMeasureConfig",
+    "DetectAndMeasureConnections",
+    "DetectAndMeasureTask",
 )

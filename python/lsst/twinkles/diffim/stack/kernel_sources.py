@@ -70,7 +70,7 @@ def select_kernel_sources(
 
 
 def keep_brightest(sources: Any, number: int) -> Any:
-    """Return the sources with the highest signal-to-noise ratios of PSF fluxes; all if ``number`` is negative."""
+    """Return the sources of highest signal-to-noise ratio of the PSF flux; all if ``number`` is negative."""
     if number < 0 or len(sources) <= number:
         return sources
     ratio = np.asarray(sources.getPsfInstFlux()) / np.asarray(sources.getPsfInstFluxErr())

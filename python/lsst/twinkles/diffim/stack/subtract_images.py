@@ -69,8 +69,8 @@ class AlardLuptonSubtractTask(PipelineTask):
     Notes
     -----
     The same configuration, connections, arguments and results, in afw types, so that a pipeline's ``class:``
-    line or a ``retarget`` puts it in the other's place; doc/stack.md says where the two differ in what they do.
-    Unlike the stack's task this one leaves its inputs as they are.
+    line or a ``retarget`` puts it in the other's place; doc/stack.md says where the two differ. Unlike the
+    stack's task this one leaves its inputs as they are.
     """
 
     ConfigClass = AlardLuptonSubtractConfig
@@ -137,8 +137,8 @@ class AlardLuptonSubtractTask(PipelineTask):
         Returns
         -------
         results : `lsst.pipe.base.Struct`
-            - ``difference`` (`lsst.afw.image.ExposureF`): all but pixels and PSF is the science exposure's; no
-              pixel is NaN.
+            - ``difference`` (`lsst.afw.image.ExposureF`): all but pixels and PSF is the science exposure's;
+              no pixel is NaN.
             - ``matchedTemplate``, ``matchedScience`` (`lsst.afw.image.ExposureF`): what was subtracted from
               what, before whitening.
             - ``backgroundModel`` (`lsst.afw.math.Chebyshev1Function2D`): background that the difference is
@@ -167,7 +167,7 @@ class AlardLuptonSubtractTask(PipelineTask):
             if coverage < limit:
                 raise NoWorkFound(
                     f"The template covers {100 * coverage:.1f} percent of the science exposure, less than "
-                    f"the {100 * limit:.1f} percent with which success can be expected, and it failed: {error}"
+                    f"the {100 * limit:.1f} percent with which success can be expected, and failed: {error}"
                 ) from error
             raise
         results = self._assemble(pair, result)
@@ -346,7 +346,7 @@ class AlardLuptonSubtractTask(PipelineTask):
         Returns
         -------
         sources : `lsst.afw.table.SourceCatalog` or `None`
-            The stars, with square footprints; `None` if they are too few and the subtraction may find its own.
+            Stars with square footprints; `None` if they are too few and the subtraction may find its own.
         """
         config, size = self.config, self._kernel_size()
         chosen = select_kernel_sources(

@@ -150,8 +150,8 @@ class AlardLuptonSubtractTask(Task):
               without data in one of the two are 0 and masked ``NO_DATA``.
             - ``matchedTemplate`` (`lsst.images.VisitImage`): what was subtracted, plus the sky.
             - ``backgroundModel`` (`lsst.images.fields.ChebyshevField`): sky that the difference is free of.
-            - ``templateBackground`` (`lsst.images.fields.ChebyshevField`): sky of the template on the flux scale
-              of ``science``, so that ``backgroundModel - templateBackground`` is what the two differ by.
+            - ``templateBackground`` (`lsst.images.fields.ChebyshevField`): sky of the template on the flux
+              scale of ``science``, so that the two differ by ``backgroundModel - templateBackground``.
             - ``psfMatchingKernel`` (`lsst.images.convolution_kernels.ImageBasisConvolutionKernel`).
             - ``kernelSources`` (`astropy.table.Table`): stars that were tried, and their fit.
             - ``convolvedTemplate`` (`bool`): that kernel belongs to the template, not to the science image.
