@@ -848,6 +848,9 @@ class SourceRecord:
         kind = self.table.schema.fields[name].kind
         self.values[name] = value if kind == "String" else _TYPES[kind](value)
 
+    def getTable(self):
+        return self.table
+
     def getId(self):
         return int(self["id"])
 
@@ -898,6 +901,9 @@ class SourceCatalog:
         record.setId(self.table.newId())
         self._records.append(record)
         return record
+
+    def append(self, record):
+        self._records.append(record)
 
     def isContiguous(self):
         return True

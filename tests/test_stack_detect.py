@@ -1,7 +1,7 @@
 """Our detection and measurement in the place of ip_diffim's.
 
-The claims are those of ip_diffim's ``test_detectAndMeasure.py``, on scenes made here; afw is ``fake_afw``. What
-is left to the stack's own tasks (cosmic rays, streaks, glints, satellites) is not tested here.
+The claims are those of ip_diffim's ``test_detectAndMeasure.py``, on scenes made here; afw is ``fake_afw``.
+What is left to the stack's own tasks (cosmic rays, streaks, glints, satellites) is not tested here.
 """
 
 import json

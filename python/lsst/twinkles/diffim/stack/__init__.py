@@ -3,6 +3,12 @@
 Nothing of the stack is imported before a task runs.
 """
 
+from .bridges import (
+    StackDetectAndMeasureConfig,
+    StackDetectAndMeasureTask,
+    StackSubtractConfig,
+    StackSubtractTask,
+)
 from .detect_and_measure import DetectAndMeasureTask
 from .detect_config import DetectAndMeasureConfig, DetectAndMeasureConnections
 from .subtract_config import AlardLuptonSubtractConfig, AlardLuptonSubtractConnections
@@ -15,4 +21,8 @@ __all__ = (
     "DetectAndMeasureConfig",
     "DetectAndMeasureConnections",
     "DetectAndMeasureTask",
+    "StackDetectAndMeasureConfig",
+    "StackDetectAndMeasureTask",
+    "StackSubtractConfig",
+    "StackSubtractTask",
 )

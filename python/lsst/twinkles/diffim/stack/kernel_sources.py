@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = (
     "keep_brightest",
     "make_source_catalog",
+    "minimal_schema",
     "select_kernel_sources",
     "set_box_footprints",
     "source_table",
@@ -96,6 +97,18 @@ def set_box_footprints(sources: Any, *, half: int) -> None:
         else:
             footprint.addPeak(float(x), float(y), float(source.getPsfInstFlux()))
         source.setFootprint(footprint)
+
+
+def minimal_schema() -> Any:
+    """Return a schema with positions and nothing else that stars need."""
+    from lsst.afw.table import SourceTable
+
+    schema = SourceTable.makeMinimalSchema()
+    for name in ("stars_x", "stars_y", "stars_instFlux", "stars_instFluxErr"):
+        schema.addField(name, type="D", doc="Of a star that was found on the science exposure")
+    for slot in ("Centroid", "PsfFlux"):
+        schema.getAliasMap().set(f"slot_{slot}", "stars")
+    return schema
 
 
 def make_source_catalog(schema: Any, table: Table, *, half: int) -> Any:

@@ -30,7 +30,13 @@ from .errors import MismatchedExposuresError, insufficient_kernel_sources
 from .exposures import box_from_afw, merge_planes, plane_pixels, put_pixels, visit_image_from_afw
 from .figures import covered_fraction, footprint_ratios, limiting_magnitude, mean_psf_fwhm, psf_fwhm
 from .kernel_config import make_engine_config
-from .kernel_sources import keep_brightest, make_source_catalog, select_kernel_sources, source_table
+from .kernel_sources import (
+    keep_brightest,
+    make_source_catalog,
+    minimal_schema,
+    select_kernel_sources,
+    source_table,
+)
 from .planes import prepare_science_mask, prepare_template_mask
 from .psfs import psf_to_afw
 from .subtract_config import AlardLuptonSubtractConfig
@@ -129,8 +135,9 @@ class AlardLuptonSubtractTask(PipelineTask):
         template, science : `lsst.afw.image.ExposureF`
             Exposures of one band on the same WCS; the template covers all pixels of the science exposure.
             They are not modified.
-        sources : `lsst.afw.table.SourceCatalog`
-            Sources of the science exposure, from which stars for the kernel are chosen.
+        sources : `lsst.afw.table.SourceCatalog` or `None`
+            Sources of the science exposure, from which stars for the kernel are chosen; `None` to have them
+            found on the image.
         visitSummary : `lsst.afw.table.ExposureCatalog`, optional
             PSF and aperture corrections that take the place of the science exposure's, by detector number.
 
@@ -172,7 +179,8 @@ class AlardLuptonSubtractTask(PipelineTask):
             raise
         results = self._assemble(pair, result)
         results.kernelSources = kernel_sources
-        for name, value in footprint_ratios(science, results.difference, sources).items():
+        stars = sources if sources is not None else kernel_sources
+        for name, value in footprint_ratios(science, results.difference, stars).items():
             self.metadata[name] = value
         return results
 
@@ -309,7 +317,9 @@ class AlardLuptonSubtractTask(PipelineTask):
 
     def _match_and_subtract(self, pair: _Pair, sources: Any, mode: str) -> tuple[Any, Struct]:
         """Choose stars, make the kernel, subtract and whiten."""
-        kernel_sources = self._sourceSelector(pair.template, pair.science, sources)
+        kernel_sources = None
+        if sources is not None:
+            kernel_sources = self._sourceSelector(pair.template, pair.science, sources)
         self.engine.config.mode = mode
         table = source_table(kernel_sources) if kernel_sources is not None else None
         try:
@@ -320,7 +330,8 @@ class AlardLuptonSubtractTask(PipelineTask):
             ) from error
         if kernel_sources is None:
             used = result.kernelSources[result.kernelSources["used"]]
-            kernel_sources = make_source_catalog(sources.schema, used, half=self._kernel_size())
+            schema = sources.schema if sources is not None else minimal_schema()
+            kernel_sources = make_source_catalog(schema, used, half=self._kernel_size())
         self.metadata["nPsfSources"] = len(kernel_sources)
         self.metadata["convolvedExposure"] = self.engine.metadata["convolvedExposure"]
         result.unwhitened = result.difference
