@@ -107,7 +107,7 @@ class _Command:
         if args.show_only and "data" not in args.show:
             return 0
         with closing(_open_input(places)) as butler:
-            selection = _select(args, butler, places)
+            selection = _select(args, butler, places, config)
             if "data" in args.show:
                 from .show import show_data
 
@@ -294,15 +294,23 @@ def _open_input(places: Places) -> Butler:
         raise CommandError(str(error)) from error
 
 
-def _select(args: Gen2Arguments, butler: Butler, places: Places) -> PairSelection:
+def _select(
+    args: Gen2Arguments, butler: Butler, places: Places, config: ImageDifferenceConfig
+) -> PairSelection:
     """Find the exposures; refuse a command without a template."""
     from ..pipeline.data_ids import DataIdError
     from .pairs import select_pairs
 
+    names = config.datasets
+    if names.template:
+        from .template_datasets import pair_with_templates
+
+        return pair_with_templates(butler, args.ids, names, place=places.input)
+
     if not args.template_ids and not args.show_only:
         raise CommandError("no template specified; give one with --templateId KEY=VALUE, e.g. visit=250")
     try:
-        return select_pairs(butler, args.ids, args.template_ids, place=places.input)
+        return select_pairs(butler, args.ids, args.template_ids, place=places.input, exposure=names.exposure)
     except DataIdError as error:
         raise CommandError(str(error)) from error
 
@@ -327,6 +335,7 @@ def _open_output(
         places.output,
         butler,
         coadd_name=config.coaddName,
+        names=config.datasets.outputs(),
         refs={ref.id: ref for pair in pairs for ref in (pair.science, pair.template)}.values(),
         collections=sorted({pair.science.run for pair in pairs}),
     )

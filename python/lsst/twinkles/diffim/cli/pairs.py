@@ -12,6 +12,7 @@ from typing import Any
 from lsst.daf.butler import Butler, DatasetRef
 
 from ..pipeline.data_ids import find_exposures, resolve_data_ids
+from ..pipeline.repository import EXPOSURE_DATASET_TYPE
 from .logs import COMMAND_LOGGER
 
 _LOG = logging.getLogger(COMMAND_LOGGER)
@@ -72,6 +73,7 @@ def select_pairs(
     template_ids: Sequence[Mapping[str, str]],
     *,
     place: str,
+    exposure: str = EXPOSURE_DATASET_TYPE,
 ) -> PairSelection:
     """Find the exposures that data ids name, and put them together.
 
@@ -85,6 +87,8 @@ def select_pairs(
         instrument and detector as the science exposure.
     place : `str`
         Name of the repository, for messages.
+    exposure : `str`, optional
+        Dataset type of the exposures.
 
     Returns
     -------
@@ -97,10 +101,10 @@ def select_pairs(
     lsst.twinkles.diffim.pipeline.data_ids.DataIdError
         If a key is not known or a value cannot be cast.
     """
-    science = _find(butler, ids, "dataId", place)
-    candidates = _find(butler, template_ids[:1], "templateId", place)
+    science = _find(butler, ids, "dataId", place, exposure)
+    candidates = _find(butler, template_ids[:1], "templateId", place, exposure)
     if len(template_ids) > 1:
-        _find(butler, template_ids[1:], "templateId", place)
+        _find(butler, template_ids[1:], "templateId", place, exposure)
         _LOG.warning(
             "%d template data ids were given; only the first, %s, is used.",
             len(template_ids),
@@ -126,8 +130,10 @@ def select_pairs(
     return PairSelection(tuple(pairs), refused, science, tuple(templates.values()), any(ids))
 
 
-def _find(butler: Butler, ids: Sequence[Mapping[str, str]], word: str, place: str) -> tuple[DatasetRef, ...]:
-    selection = find_exposures(butler, ids)
+def _find(
+    butler: Butler, ids: Sequence[Mapping[str, str]], word: str, place: str, exposure: str
+) -> tuple[DatasetRef, ...]:
+    selection = find_exposures(butler, ids, exposure)
     for data_id in selection.missing:
         _LOG.warning("No data found for %s=%s in %s; skipped.", word, data_id, place)
     return selection.refs

@@ -7,7 +7,14 @@ __all__ = ("NOT_BUILT_YET", "ImageDifferenceConfig", "ImageDifferenceTask")
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lsst.pex.config import Config, ConfigurableField, Field, FieldValidationError, RangeField
+from lsst.pex.config import (
+    Config,
+    ConfigField,
+    ConfigurableField,
+    Field,
+    FieldValidationError,
+    RangeField,
+)
 from lsst.pipe.base import NoWorkFound, Struct, Task
 from lsst.utils.timer import timeMethod
 
@@ -15,6 +22,7 @@ from ..algorithms.threads import get_num_threads
 from ..algorithms.threads_nb import limit_compiled_threads
 from . import exposure_checks as checks
 from ._stand_ins import UnbuiltStageTask
+from .dataset_names import DatasetNamesConfig
 from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
 from .errors import UnsuitableTemplateError
@@ -61,6 +69,9 @@ class ImageDifferenceConfig(Config):
     doAddCalexpBackground = Field[bool](
         doc="Add the subtracted background back to the science exposure?",
         default=False,
+    )
+    datasets = ConfigField[DatasetNamesConfig](
+        doc="Names of the datasets where they are not Gen2's.", dtype=DatasetNamesConfig
     )
     coaddName = Field[str](doc="Prefix of the names of template and output datasets.", default="deep")
     requireSameBand = Field[bool](
