@@ -6,6 +6,7 @@ __all__ = (
     "convolve_plane",
     "half_plane_weights",
     "measure_extent",
+    "shift_stamps",
     "stamps_from_transforms",
     "transform_stamps",
 )
@@ -64,6 +65,17 @@ def convolve_plane(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     full = scipy.fft.irfft2(scipy.fft.rfft2(image, s=shape) * scipy.fft.rfft2(kernel, s=shape), s=shape)
     y, x = (k // 2 for k in kernel.shape)
     return full[y : y + image.shape[0], x : x + image.shape[1]]
+
+
+def shift_stamps(stamps: np.ndarray, *, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """Return stamps ``(N, S, S)`` that vanish towards their edges, shifted by fractions of a pixel."""
+    size = stamps.shape[-1]
+    side = scipy.fft.next_fast_len(size + 4, real=True)
+    ky = 2.0 * np.pi * np.fft.fftfreq(side)[:, None]
+    kx = 2.0 * np.pi * np.fft.rfftfreq(side)[None, :]
+    phase = np.exp(-1j * (kx * dx[:, None, None] + ky * dy[:, None, None]))
+    spectrum = scipy.fft.rfft2(stamps, s=(side, side)) * phase
+    return np.asarray(scipy.fft.irfft2(spectrum, s=(side, side))[:, :size, :size])
 
 
 def half_plane_weights(side: int) -> np.ndarray:

@@ -109,7 +109,7 @@ class _Command:
             return 0
         with closing(_open_input(places)) as butler:
             chooser = _make_chooser(config, places, butler)
-            selection = _select(args, butler, places, chooser)
+            selection = _select(args, butler, places, config, chooser)
             if "data" in args.show:
                 from .show import show_data
 
@@ -309,18 +309,36 @@ def _make_chooser(config: ImageDifferenceConfig, places: Places, butler: Butler)
     return TemplateChooser(butler, config, places.output)
 
 
-def _select(args: Gen2Arguments, butler: Butler, places: Places, chooser: TemplateChooser) -> PairSelection:
+def _select(
+    args: Gen2Arguments,
+    butler: Butler,
+    places: Places,
+    config: ImageDifferenceConfig,
+    chooser: TemplateChooser,
+) -> PairSelection:
     """Find the exposures and choose their templates."""
     from ..pipeline.data_ids import DataIdError
     from .pairs import select_pairs
 
+    names = config.datasets
+    if names.template:
+        from .template_datasets import pair_with_templates
+
+        return pair_with_templates(butler, args.ids, names, place=places.input)
     if not args.template_ids and not args.show_only and not chooser.finds_candidates:
         raise CommandError(
             "no template specified; give one with --templateId KEY=VALUE, e.g. visit=250, or have one chosen "
             "(-c selectTemplate.name=psf)"
         )
     try:
-        return select_pairs(butler, args.ids, args.template_ids, place=places.input, chooser=chooser)
+        return select_pairs(
+            butler,
+            args.ids,
+            args.template_ids,
+            place=places.input,
+            chooser=chooser,
+            exposure=names.exposure,
+        )
     except DataIdError as error:
         raise CommandError(str(error)) from error
 
@@ -345,6 +363,7 @@ def _open_output(
         places.output,
         butler,
         coadd_name=config.coaddName,
+        names=config.datasets.outputs(),
         refs={ref.id: ref for pair in pairs for ref in (pair.science, pair.template)}.values(),
         collections=sorted({pair.science.run for pair in pairs}),
     )

@@ -87,7 +87,10 @@ class PairWork:
         self._setup = setup
         self._input = open_input(setup.input)
         self._output = OutputRepository(
-            setup.output, open_butler(setup.output, writeable=True), setup.config.coaddName
+            setup.output,
+            open_butler(setup.output, writeable=True),
+            setup.config.coaddName,
+            setup.config.datasets.outputs(),
         )
         self._task = TwinklesImageDifferenceTask(config=setup.config)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lsst.daf.butler import Butler, DatasetRef
 
 from ..pipeline.data_ids import find_exposures, resolve_data_ids
+from ..pipeline.repository import EXPOSURE_DATASET_TYPE
 from .logs import COMMAND_LOGGER
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def select_pairs(
     *,
     place: str,
     chooser: TemplateChooser,
+    exposure: str = EXPOSURE_DATASET_TYPE,
 ) -> PairSelection:
     """Find the exposures that data ids name, and put them together.
 
@@ -102,6 +104,8 @@ def select_pairs(
         Name of the repository, for messages.
     chooser : `TemplateChooser`
         Chooses among candidates.
+    exposure : `str`, optional
+        Dataset type of the exposures.
 
     Returns
     -------
@@ -114,10 +118,10 @@ def select_pairs(
     lsst.twinkles.diffim.pipeline.data_ids.DataIdError
         If a key is not known or a value cannot be cast.
     """
-    science = _find(butler, ids, "dataId", place)
-    found = _find(butler, template_ids, "templateId", place)
+    science = _find(butler, ids, "dataId", place, exposure)
+    found = _find(butler, template_ids, "templateId", place, exposure)
     if not template_ids and chooser.finds_candidates:
-        found = find_exposures(butler, [{}]).refs
+        found = find_exposures(butler, [{}], exposure).refs
     candidates = _sort_by_detector(found)
     named_visits = {data_id["visit"] for data_id in resolve_data_ids(ids) if "visit" in data_id}
     must_have = named_visits if len(science) > 1 else {ref.dataId["visit"] for ref in science}
@@ -177,8 +181,10 @@ def _choose(
     return ExposurePair(science, template, table)
 
 
-def _find(butler: Butler, ids: Sequence[Mapping[str, str]], word: str, place: str) -> tuple[DatasetRef, ...]:
-    selection = find_exposures(butler, ids)
+def _find(
+    butler: Butler, ids: Sequence[Mapping[str, str]], word: str, place: str, exposure: str
+) -> tuple[DatasetRef, ...]:
+    selection = find_exposures(butler, ids, exposure)
     for data_id in selection.missing:
         _LOG.warning("No data found for %s=%s in %s; skipped.", word, data_id, place)
     return selection.refs

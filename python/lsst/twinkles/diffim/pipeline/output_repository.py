@@ -7,7 +7,7 @@ __all__ = ("OUTPUTS", "OutputRepository", "open_output_repository", "put_outputs
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -73,11 +73,14 @@ class OutputRepository:
         Writeable client; every process opens its own.
     coadd_name : `str`
         Prefix of the dataset types without ``Diff``.
+    names : mapping from `str` to `str`
+        Dataset types of those of `OUTPUTS` that do not have the prefix.
     """
 
     root: Path
     butler: Butler
     coadd_name: str = "deep"
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +97,10 @@ class OutputRepository:
         """Return the dataset type of one of `OUTPUTS`."""
         kind = OUTPUTS[output]
         return DatasetType(
-            f"{self.run}_{output}", kind.dimensions, kind.storage_class, universe=self.butler.dimensions
+            self.names.get(output) or f"{self.run}_{output}",
+            kind.dimensions,
+            kind.storage_class,
+            universe=self.butler.dimensions,
         )
 
     def register(self) -> None:
@@ -127,6 +133,7 @@ def open_output_repository(
     input_butler: Butler,
     *,
     coadd_name: str = "deep",
+    names: Mapping[str, str] | None = None,
     refs: Iterable[DatasetRef] = (),
     collections: Iterable[str] = (),
 ) -> OutputRepository:
@@ -140,6 +147,8 @@ def open_output_repository(
         Client of the input repository, which is only read.
     coadd_name : `str`, optional
         Prefix of the dataset types without ``Diff``.
+    names : mapping from `str` to `str`, optional
+        Dataset types of those of `OUTPUTS` that do not have the prefix.
     refs : iterable of `lsst.daf.butler.DatasetRef`, optional
         Exposures of the job; their dimension records are copied.
     collections : iterable of `str`, optional
@@ -166,7 +175,10 @@ def open_output_repository(
                 make_empty_repository(root).close()
             _check_parent(root, parent, list(collections))
             repository = OutputRepository(
-                root=root.resolve(), butler=open_butler(root, writeable=True), coadd_name=coadd_name
+                root=root.resolve(),
+                butler=open_butler(root, writeable=True),
+                coadd_name=coadd_name,
+                names=dict(names or {}),
             )
             _prepare(repository, input_butler, refs)
         except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:

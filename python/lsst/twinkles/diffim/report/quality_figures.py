@@ -128,7 +128,8 @@ def plot_star_residuals(
     shown = [difference] if science is None else [science, difference]
     rows = max(1, int(np.ceil(len(order) / _STARS_IN_ROW)))
     figure = Figure(figsize=(13.0, 1.25 * rows * (2 * len(shown)) + 3.4), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.2 * rows * len(shown), 2.2))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.2 * rows * len(shown), 2.2))
+    top, bottom = parts
     axes = top.subplots(rows * len(shown), _STARS_IN_ROW, squeeze=False)
     for ax in axes.ravel():
         ax.set_axis_off()

@@ -114,10 +114,10 @@ def simulate_pair(
     pair : `SimulatedPair`
         Exposures with their sky (it has a gradient) and the truth.
     """
-    name, case = (case, PAIR_CASES.get(case)) if isinstance(case, str) else ("other", case)
-    if case is None:
+    name, kind = (case, PAIR_CASES.get(case)) if isinstance(case, str) else ("other", case)
+    if kind is None:
         raise ValueError(f"case must be one of {', '.join(PAIR_CASES)}; got {name!r}.")
-    fwhms = case.science_fwhm, case.template_fwhm
+    fwhms = kind.science_fwhm, kind.template_fwhm
     config = SceneConfig(nx=nx, ny=ny, seed=seed, star_bright_limit=15.0, supernovae_per_year=0.0)
     scene = TwinklesScene.make(config)
     conditions = [
@@ -138,7 +138,7 @@ def simulate_pair(
     planted = _plant(
         scene, conditions, psfs, _transient_count(nx, ny) if n_transients is None else n_transients
     )
-    science, template = _expose(scene, conditions, psfs, planted, case.jitter)
+    science, template = _expose(scene, conditions, psfs, planted, kind.jitter)
     return SimulatedPair(
         case=name,
         seed=seed,

@@ -7,7 +7,14 @@ __all__ = ("NOT_BUILT_YET", "ImageDifferenceConfig", "ImageDifferenceTask")
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lsst.pex.config import Config, ConfigurableField, Field, FieldValidationError, RangeField
+from lsst.pex.config import (
+    Config,
+    ConfigField,
+    ConfigurableField,
+    Field,
+    FieldValidationError,
+    RangeField,
+)
 from lsst.pipe.base import NoWorkFound, Struct
 from lsst.utils.timer import timeMethod
 
@@ -17,6 +24,7 @@ from ..algorithms.threads_nb import limit_compiled_threads
 from . import exposure_checks as checks
 from ._stand_ins import UnbuiltStageTask
 from .coadd_exposure import coadd_visits
+from .dataset_names import DatasetNamesConfig
 from .deblend import DeblendTask
 from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
@@ -64,6 +72,9 @@ class ImageDifferenceConfig(DifferenceQualityConfig):
     doAddCalexpBackground = Field[bool](
         doc="Add the subtracted background back to the science exposure?",
         default=False,
+    )
+    datasets = ConfigField[DatasetNamesConfig](
+        doc="Names of the datasets where they are not Gen2's.", dtype=DatasetNamesConfig
     )
     coaddName = Field[str](doc="Prefix of the names of template and output datasets.", default="deep")
     requireSameBand = Field[bool](

@@ -7,7 +7,7 @@ __all__ = ("ScoreReliabilityConfig", "ScoreReliabilityTask", "read_model")
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.table import Column, Table
@@ -53,7 +53,7 @@ class ScoreReliabilityTask(Task):
     _DefaultName = "reliability"
     config: ScoreReliabilityConfig
 
-    def __init__(self, config: Config | None = None, **kwargs: object) -> None:
+    def __init__(self, config: Config | None = None, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         self.model = read_model(self.config.modelFile)
 

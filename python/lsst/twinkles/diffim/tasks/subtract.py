@@ -150,6 +150,8 @@ class AlardLuptonSubtractTask(Task):
               without data in one of the two are 0 and masked ``NO_DATA``.
             - ``matchedTemplate`` (`lsst.images.VisitImage`): what was subtracted, plus the sky.
             - ``backgroundModel`` (`lsst.images.fields.ChebyshevField`): sky that the difference is free of.
+            - ``templateBackground`` (`lsst.images.fields.ChebyshevField`): sky of the template on the flux
+              scale of ``science``, so that the two differ by ``backgroundModel - templateBackground``.
             - ``psfMatchingKernel`` (`lsst.images.convolution_kernels.ImageBasisConvolutionKernel`).
             - ``kernelSources`` (`astropy.table.Table`): stars that were tried, and their fit.
             - ``convolvedTemplate`` (`bool`): that kernel belongs to the template, not to the science image.
@@ -182,6 +184,7 @@ class AlardLuptonSubtractTask(Task):
             kernelSources=_make_source_table(match, science),
             convolvedTemplate=result.template_convolved,
             whitened=result.whitened,
+            templateBackground=self._scale_template_sky(exposures, roles, match),
             **images.getDict(),
         )
 
@@ -354,6 +357,15 @@ class AlardLuptonSubtractTask(Task):
             excessVariance=(light / np.float32(unit)) ** 2,
         )
 
+    def _scale_template_sky(self, exposures: Exposures, roles: Roles, match: MatchResult) -> Any:
+        """Return the sky of the template on the flux scale of the science image, a field."""
+        from lsst.images.fields import ChebyshevField
+
+        terms = _template_scale(roles, match) * exposures.prepared_template.sky
+        order = self.config.kernel.active.spatialBgOrder
+        science = exposures.science
+        return ChebyshevField(science.bbox, chebyshev_coefficients(terms, order), unit=science.unit)
+
     def _make_mask(self, exposures: Exposures, result: Subtraction) -> tuple[Mask, np.ndarray]:
         """Merge the masks, with what the convolution does to them; return the light in doubt, too."""
         carrier = exposures.prepared_template if result.template_convolved else exposures.prepared_science
@@ -397,7 +409,7 @@ class AlardLuptonSubtractTask(Task):
         self.metadata["spatialConditionNum"] = min(solution.condition_number, 1e300)
         self.metadata["spatialKernelOrder"] = solution.kernel_order
         self.metadata["nKernelSourcesUsed"] = int(solution.used.sum())
-        scale = solution.kernel_sum if roles.template_convolved else 1.0 / solution.kernel_sum
+        scale = _template_scale(roles, match)
         data = exposures.prepared_science.data, exposures.prepared_template.data
         for name, value in limiting_magnitude(exposures.science, *data, scale).items():
             self.metadata[name] = value
@@ -422,6 +434,12 @@ class AlardLuptonSubtractTask(Task):
             solution.kernel_sum,
             solution.condition_number,
         )
+
+
+def _template_scale(roles: Roles, match: MatchResult) -> float:
+    """Return science counts over template counts."""
+    kernel_sum = match.solution.kernel_sum
+    return float(kernel_sum if roles.template_convolved else 1.0 / kernel_sum)
 
 
 def _as_candidates(sources: Table, science: VisitImage, image: np.ndarray) -> KernelCandidates:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..fourier import shift_stamps
 from ..match.prefilter import cut_stamps
 from ..psf_grid import PsfGrid
-from .psf_fit import shift_stamps
 
 FEATURES: tuple[tuple[str, str], ...] = (
     ("log_snr", "log10 of the signal-to-noise ratio of the PSF flux"),
@@ -180,7 +180,7 @@ def _cut(
     sigma = np.sqrt(np.where(good, v, 1.0))
     pixels = np.where(good, sign * cut_stamps(difference, ix, iy, half) / sigma, 0.0)
     stamps = psf.padded(2 * half + 1).evaluate(x=x, y=y)
-    profile = shift_stamps(stamps, dx=x - ix, dy=y - iy)[0]
+    profile = shift_stamps(stamps, dx=x - ix, dy=y - iy)
     template_of_noise = np.where(good, profile / sigma, 0.0)
     power = (template_of_noise**2).sum(axis=(1, 2))
     amplitude = (pixels * template_of_noise).sum(axis=(1, 2)) / np.where(power > 0, power, 1.0)
