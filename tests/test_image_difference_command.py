@@ -305,7 +305,7 @@ def test_template_elsewhere_on_the_sky(out):
         (["-c", "doNonsense=True"], "no config field: doNonsense"),
         (["-c", "subtract.nonsense=1"], "no config field: subtract.nonsense"),
         (["-c", "doMerge=maybe"], "cannot set config.doMerge"),
-        (["-c", "doUseRegister=True"], "not built yet; set it to False"),
+        (["-c", "doPreConvolve=True"], "not built yet; set it to False"),
     ],
 )
 def test_wrong_configuration(out, words, message):

@@ -328,7 +328,7 @@ def test_aligned_ignores_the_wcs(stubs, tmp_path, capsys):
         ((), "no output directory specified"),
         (("--output", "out", "-c", "noSuchField=1"), "noSuchField"),
         (("--output", "out", "-c", "growFootprint=-1"), "growFootprint"),
-        (("--output", "out", "-c", "doUseRegister=True"), "not built yet"),
+        (("--output", "out", "-c", "doPreConvolve=True"), "not built yet"),
         (("--output", "out", "-c", "growFootprint"), "form name=value"),
         (("--output", "out", "-C", "nosuch.py"), "cannot find configuration file 'nosuch.py'"),
         (("--output", "out", "--gain", "1", "2", "3"), "one value, or two"),

@@ -22,6 +22,7 @@ from ..pipeline.output_repository import OUTPUTS, OutputRepository, put_outputs
 from ..pipeline.provenance import describe_template
 from ..pipeline.repository import RepositoryError, open_butler
 from ..pipeline.staging import OutputWriteError
+from ..tasks.difference_image import score_exposure
 from ..tasks.errors import BadSubtractionError, UnusableExposureError
 from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
 from .logs import COMMAND_LOGGER, data_id_label
@@ -189,7 +190,7 @@ class PairWork:
             "differenceExp": config.doWriteSubtractedExp and result.subtractedExposure,
             "matchedExp": config.doWriteMatchedExp and result.matchedExposure,
             "warpedExp": config.doWriteWarpedExp and result.warpedExposure,
-            "scoreExp": config.doWriteScoreExp and result.scoreExposure,
+            "scoreExp": config.doWriteScoreExp and score_exposure(result),
             "diaSrc": config.doWriteSources and config.doMeasurement and result.diaSources,
             "kernelSrc": config.doWriteMetrics and result.subtractRes.kernelSources,
             "metrics": config.doWriteMetrics and result.metrics,

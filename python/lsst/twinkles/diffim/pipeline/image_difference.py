@@ -36,6 +36,7 @@ from lsst.pipe.base import (
     connectionTypes,
 )
 
+from ..tasks.difference_image import score_exposure
 from ..tasks.errors import BadSubtractionError
 from ..tasks.image_difference import ImageDifferenceConfig, ImageDifferenceTask
 from ..tasks.twinkles_image_difference import set_twinkles_defaults
@@ -109,6 +110,12 @@ class ImageDifferenceConnections(
         storageClass="VisitImage",
         dimensions=_DIMENSIONS,
     )
+    scoreExp = connectionTypes.Output(
+        doc="Significance of a point source at each pixel.",
+        name="{coaddName}Diff_scoreExp",
+        storageClass="DifferenceImage",
+        dimensions=_DIMENSIONS,
+    )
     diaSrc = connectionTypes.Output(
         doc="Sources of the difference image.",
         name="{coaddName}Diff_diaSrc",
@@ -143,6 +150,7 @@ class ImageDifferenceConnections(
             "differenceExp": config.doWriteSubtractedExp,
             "matchedExp": config.doWriteMatchedExp,
             "warpedExp": config.doWriteWarpedExp,
+            "scoreExp": config.doWriteScoreExp and config.doDetection,
             "diaSrc": config.doWriteSources and config.doMeasurement,
             "kernelSrc": config.doWriteMetrics,
             "metrics": config.doWriteMetrics and config.doAssessDifference,
@@ -338,6 +346,7 @@ class ImageDifferencePipelineTask(PipelineTask, ImageDifferenceTask):
             "differenceExp": result.subtractedExposure,
             "matchedExp": result.matchedExposure,
             "warpedExp": result.warpedExposure,
+            "scoreExp": score_exposure(result) if self.config.doWriteScoreExp else None,
             "diaSrc": result.diaSources,
             "kernelSrc": result.subtractRes.kernelSources,
             "metrics": result.metrics,

@@ -61,6 +61,11 @@ class DetectionConfig(Config):
         default=0.05,
         min=0.0,
     )
+    doAstrometricNoise = Field[bool](
+        doc="Let the scatter of the positions of static sources, where there is some beyond the noise, count "
+        "as noise of the significance image?",
+        default=True,
+    )
     growFootprint = RangeField[int](doc="Pixels by which footprints grow.", default=2, min=0)
     doMerge = Field[bool](
         doc="Merge positive and negative footprints that touch after growing?", default=True
@@ -75,13 +80,20 @@ class DetectionTask(Task):
     config: DetectionConfig
 
     @timeMethod
-    def run(self, difference: DifferenceImage) -> Struct:
+    def run(
+        self, difference: DifferenceImage, light: np.ndarray | None = None, jitter: float = 0.0
+    ) -> Struct:
         """Detect.
 
         Parameters
         ----------
         difference : `lsst.images.DifferenceImage`
             Difference with white noise, its PSF and variance; not modified.
+        light : `numpy.ndarray`, ``(Ny, Nx)``, optional
+            Static light that was subtracted, without its sky; needed if ``jitter`` is positive.
+        jitter : `float`, optional
+            Scatter of the positions of static sources between the two images, in pixels (see
+            ``doAstrometricNoise``).
 
         Returns
         -------
@@ -111,6 +123,8 @@ class DetectionTask(Task):
             min_coverage=config.minPsfCoverage,
             side=_TILE,
             workers=get_num_threads(),
+            light=light,
+            jitter=jitter if config.doAstrometricNoise else 0.0,
         )
         noise = self._normalize(score, bad)
         peaks = find_peaks(score, threshold=config.thresholdValue, radius=config.peakRadius)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("make_difference_image", "make_matched_image", "merge_masks")
+__all__ = ("make_difference_image", "make_matched_image", "merge_masks", "score_exposure")
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ..adapters.psfs import serialisable_psf
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage, Mask, VisitImage
+    from lsst.pipe.base import Struct
 
 
 def merge_masks(
@@ -129,4 +130,42 @@ def make_matched_image(
         detector=science.detector,
         band=template.band,
         metadata=copy_metadata(template) | {"psfMatched": convolved},
+    )
+
+
+def score_exposure(result: Struct) -> DifferenceImage | None:
+    """Return the significance image of an image difference as an exposure that can be written.
+
+    Parameters
+    ----------
+    result : `lsst.pipe.base.Struct`
+        What `ImageDifferenceTask.run` returned.
+
+    Returns
+    -------
+    exposure : `lsst.images.DifferenceImage` or `None`
+        Pixels without dimension and of unit variance, with mask, PSF and coordinates of the difference;
+        `None` if there was no detection.
+    """
+    import astropy.units as u
+
+    from lsst.images import DifferenceImage, Image
+
+    difference, score = result.subtractedExposure, result.scoreExposure
+    if score is None:
+        return None
+
+    unit = u.dimensionless_unscaled
+    return DifferenceImage(
+        Image(score.array, bbox=score.bbox, unit=unit),
+        mask=difference.mask,
+        variance=Image(np.ones_like(score.array), bbox=score.bbox, unit=unit),
+        sky_projection=difference.sky_projection,
+        obs_info=difference.obs_info,
+        psf=difference.psf,
+        detector=difference.detector,
+        band=difference.band,
+        kernel=getattr(difference, "kernel", None),
+        templates=difference.templates,
+        metadata=copy_metadata(difference),
     )

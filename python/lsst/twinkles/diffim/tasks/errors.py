@@ -12,6 +12,7 @@ __all__ = (
     "ImageDifferenceError",
     "InsufficientKernelSourcesError",
     "NoKernelCandidatesError",
+    "RegistrationFailedError",
     "UnsuitableTemplateError",
     "UnusableExposureError",
 )
@@ -62,6 +63,10 @@ class UnusableExposureError(ImageDifferenceError):
 
 class UnsuitableTemplateError(ImageDifferenceError):
     """The template cannot serve for this science exposure."""
+
+
+class RegistrationFailedError(ImageDifferenceError):
+    """The stars do not tell how the template lies to the science exposure."""
 
 
 class InsufficientKernelSourcesError(ImageDifferenceError):

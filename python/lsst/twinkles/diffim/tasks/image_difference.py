@@ -33,6 +33,7 @@ from .errors import UnsuitableTemplateError
 from .forced_measurement import ForcedMeasurementTask
 from .get_template import GetCalexpAsTemplateTask, restore_background
 from .measurement import MeasurementTask
+from .register import RegisterTask
 from .scale_variance import ScaleVarianceTask
 from .select_registry import selectTemplateRegistry
 from .subtract import AlardLuptonSubtractTask
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from lsst.images import DifferenceImage, VisitImage
 
 NOT_BUILT_YET: tuple[tuple[str, bool, str], ...] = (
-    ("doUseRegister", False, "re-registration of the template by matched sources"),
     ("doDebugRegister", False, "statistics of the re-registration"),
     ("doSelectSources", False, "choice of kernel stars from the science catalogue"),
     ("doSelectDcrCatalog", False, "very red and blue stars in the control sample"),
@@ -49,12 +49,9 @@ NOT_BUILT_YET: tuple[tuple[str, bool, str], ...] = (
     ("doSubtract", True, "detection on an existing difference image"),
     ("doPreConvolve", False, "convolution of the science image with its own PSF"),
     ("useGaussianForPreConvolution", False, "convolution of the science image before matching"),
-    ("useScoreImageDetection", False, "detection on the likelihood image"),
-    ("doWriteScoreExp", False, "the likelihood image"),
     ("doMatchSources", False, "match of DIA sources with other catalogues"),
     ("doAddMetrics", False, "quality columns of kernel candidates"),
     ("doApplyFinalizedPsf", False, "the PSF of a finalVisitSummary"),
-    ("doSpatiallyVarying", False, "decorrelation on a grid"),
     ("kernelSourcesFromRef", False, "kernel stars from the reference catalogue"),
 )
 """Fields whose stage is not there yet: name, the only value allowed, and the stage."""
@@ -115,7 +112,9 @@ class ImageDifferenceConfig(DifferenceQualityConfig):
     )
     doPreConvolve = Field[bool](doc="Convolve the science image with its PSF first?", default=False)
     useGaussianForPreConvolution = Field[bool](doc="... with a Gaussian of its width?", default=False)
-    useScoreImageDetection = Field[bool](doc="Detect on the likelihood image?", default=False)
+    useScoreImageDetection = Field[bool](
+        doc="Detect on the likelihood image? Detection always does here; for override files.", default=False
+    )
     doScaleTemplateVariance = Field[bool](
         doc="Scale the template's variance plane to the scatter of its pixels before the subtraction?",
         default=False,
@@ -124,7 +123,10 @@ class ImageDifferenceConfig(DifferenceQualityConfig):
         doc="Scale the difference's variance plane to the scatter of its pixels?", default=True
     )
     doDecorrelation = Field[bool](doc="Whiten the noise of the difference image?", default=True)
-    doSpatiallyVarying = Field[bool](doc="Whiten on a grid of positions?", default=False)
+    doSpatiallyVarying = Field[bool](
+        doc="Whiten with the kernel and noise of each position? It is always done; for override files.",
+        default=False,
+    )
 
     # Detection and measurement
     doDetection = Field[bool](doc="Detect sources on the difference image?", default=True)
@@ -166,7 +168,9 @@ class ImageDifferenceConfig(DifferenceQualityConfig):
     forcedMeasurement: Any = ConfigurableField(
         doc="PSF fluxes at given positions, for tasks that have some.", target=ForcedMeasurementTask
     )
-    register: Any = ConfigurableField(doc="Registration; not built yet.", target=UnbuiltStageTask)
+    register: Any = ConfigurableField(
+        doc="Registration of the template by stars (needs doUseRegister).", target=RegisterTask
+    )
     astrometer: Any = ConfigurableField(doc="Match to a catalogue; not built yet.", target=UnbuiltStageTask)
     refObjLoader: Any = ConfigurableField(doc="Reference catalogue; not built yet.", target=UnbuiltStageTask)
     sourceSelector: Any = ConfigurableField(doc="Choice of stars; not built yet.", target=UnbuiltStageTask)
@@ -213,6 +217,7 @@ class ImageDifferenceTask(DifferenceQualityTask):
     _DefaultName = "imageDifference"
     config: ImageDifferenceConfig
     getTemplate: Any
+    register: Any
     subtract: Any
     decorrelate: Any
     scaleVariance: Any
@@ -224,6 +229,8 @@ class ImageDifferenceTask(DifferenceQualityTask):
     def __init__(self, config: Config | None = None, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         self.makeSubtask("getTemplate")
+        if self.config.doUseRegister:
+            self.makeSubtask("register")
         self._make_subtask(
             "subtract", **({} if self.config.convolveTemplate else {"mode": "convolveScience"})
         )
@@ -365,6 +372,8 @@ class ImageDifferenceTask(DifferenceQualityTask):
     def _get_template(self, science: VisitImage, templateExposure: VisitImage) -> VisitImage:
         """Return the template on the science grid, if it covers enough of it."""
         template = self._prepare(templateExposure, "template")
+        if self.config.doUseRegister:
+            template = self.register.run(template, science).registered
         template = self.getTemplate.run(science, [template]).template
         fraction = checks.covered_fraction(template)
         self.metadata["templateCoveragePercent"] = 100.0 * fraction
@@ -414,7 +423,7 @@ class ImageDifferenceTask(DifferenceQualityTask):
         if not self.config.doDetection:
             self.mask_streaks(difference)
             return None, None, 1.0
-        detected = self.detection.run(difference)
+        detected = self.detection.run(difference, **_astrometric_noise(subtracted))
         set_plane(difference.mask, "DETECTED", detected.positive)
         set_plane(difference.mask, "DETECTED_NEGATIVE", detected.negative)
         self.mask_streaks(difference)
@@ -436,3 +445,12 @@ class ImageDifferenceTask(DifferenceQualityTask):
         self.metadata["nDiaSources"] = len(measured.diaSources)
         sources = self.score_reliability(measured.diaSources, difference, science, subtracted.matchedTemplate)
         return detected.score, self.add_sky_sources(sources, difference, scale), scale
+
+
+def _astrometric_noise(subtracted: Struct) -> dict[str, Any]:
+    """Return what detection has to know of displaced static sources; nothing if there are none."""
+    jitter = getattr(subtracted, "astrometricScatter", 0.0)
+    if not jitter > 0.0:
+        return {}
+    matched = subtracted.matchedTemplate
+    return {"jitter": jitter, "light": matched.image.array - subtracted.backgroundModel.render().array}

@@ -18,6 +18,7 @@ from ..adapters.psfs import psf_fwhm, sample_psf
 from ..algorithms.match.candidates import KernelCandidates, find_candidates, select_candidates
 from ..algorithms.match.match import MatchResult
 from ..algorithms.match.solve import KernelSolveError
+from ..algorithms.match.star_offsets import kernel_centroids, measure_star_offsets
 from ..algorithms.spatial import chebyshev_coefficients, chebyshev_image
 from ..algorithms.subtract.matched import rim_error, spread_bad
 from ..algorithms.subtract.prepare import PreparedImage, prepare_image
@@ -158,6 +159,8 @@ class AlardLuptonSubtractTask(Task):
             - ``whitened`` (`bool`): the noise of the difference is white already.
             - ``excessVariance`` (`numpy.ndarray`): to be added to the variance of the white difference: the
               square of the light that saturated pixels put in doubt.
+            - ``astrometricScatter`` (`float`): scatter, in pixels along each axis, of the positions of static
+              stars between the two images beyond what the noise of the pixels makes.
 
         Raises
         ------
@@ -180,10 +183,12 @@ class AlardLuptonSubtractTask(Task):
         images = self._assemble(exposures, result)
         self.metadata["convolvedExposure"] = "Template" if result.template_convolved else "Science"
         self._record(exposures, roles, match, images.difference)
+        jitter = self._measure_registration(exposures, match, result, images.difference)
         return Struct(
             kernelSources=_make_source_table(match, science),
             convolvedTemplate=result.template_convolved,
             whitened=result.whitened,
+            astrometricScatter=jitter,
             templateBackground=self._scale_template_sky(exposures, roles, match),
             **images.getDict(),
         )
@@ -399,6 +404,36 @@ class AlardLuptonSubtractTask(Task):
         error = rim_error(carrier.data.image, kernel)
         set_plane(mask, "DETECTION_EDGE", error > self.config.rimLimit * noise)
         return mask, saturation + interpolation
+
+    def _measure_registration(
+        self, exposures: Exposures, match: MatchResult, result: Subtraction, difference: Any
+    ) -> float:
+        """Record the registration errors that the kernel absorbed; return the scatter of what it could not.
+
+        That is known only of a white difference, in which the errors of single stars are.
+        """
+        ny, nx = result.difference.shape
+        x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, nx - 1, 5), np.linspace(0, ny - 1, 5)))
+        dx, dy = kernel_centroids(match.solution.kernel_at(x, y))
+        self.metadata["registrationOffset"] = [float(np.mean(dx)), float(np.mean(dy))]
+        self.metadata["registrationOffsetMax"] = float(np.hypot(dx, dy).max())
+        if not result.whitened:
+            return 0.0
+        used, stars = match.solution.used, match.candidates
+        offsets = measure_star_offsets(
+            exposures.prepared_science.data.image,
+            result.difference,
+            result.variance,
+            bad_pixels(difference.mask, ["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"]),
+            psf_image=exposures.prepared_science.data.psf,
+            psf_difference=sample_psf(result.psf, exposures.science.bbox, grid=3),
+            x=stars.x[used],
+            y=stars.y[used],
+            half=max(4, round(1.5 * exposures.widest)),
+        )
+        scatter = offsets.scatter()
+        self.metadata["astrometricScatter"] = scatter
+        return scatter
 
     def _record(self, exposures: Exposures, roles: Roles, match: MatchResult, difference: Any) -> None:
         """Put figures of quality into the metadata."""

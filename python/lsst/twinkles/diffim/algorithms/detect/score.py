@@ -24,6 +24,8 @@ def significance_image(
     min_coverage: float,
     side: int,
     workers: int,
+    light: np.ndarray | None = None,
+    jitter: float = 0.0,
 ) -> np.ndarray:
     """Return flux over its error of a point source centred on each pixel.
 
@@ -41,6 +43,10 @@ def significance_image(
         Side of the Fourier tiles.
     workers : `int`
         Threads.
+    light : `numpy.ndarray`, ``(Ny, Nx)``, optional
+        Static light that was subtracted, without its sky; needed if ``jitter`` is positive.
+    jitter : `float`, optional
+        Scatter of the positions of static sources between the two images, pixels along each axis.
 
     Returns
     -------
@@ -50,7 +56,9 @@ def significance_image(
     Notes
     -----
     ``sum(P D / V) / sqrt(sum(P**2 / V))``, the log-likelihood ratio's root for white noise of known variance
-    (Zackay & Ofek 2017, doi:10.3847/1538-4357/836/2/187, equation 17).
+    (Zackay & Ofek 2017, doi:10.3847/1538-4357/836/2/187, equation 17). Displaced sources add
+    ``jitter**2 |grad sum(P M / V)|**2``, ``M`` being the light, to the variance of the numerator: astrometric
+    noise as in Zackay, Ofek & Gal-Yam (2016), doi:10.3847/0004-637X/830/1/27, section 3.3.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.where(bad, np.float32(0.0), np.float32(1.0) / variance).astype(np.float32)
@@ -60,14 +68,17 @@ def significance_image(
     def turned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return psf.evaluate(x=x, y=y).astype(np.float32)[:, ::-1, ::-1]
 
-    numerator = convolve_varying(
-        [data],
-        lambda x, y: [transform_stamps(turned(x, y), grid.side)],
-        grid,
-        workers=workers,
-        tolerance=_TOLERANCE,
-        beyond="zero",
-    )
+    def correlate(pixels: np.ndarray) -> np.ndarray:
+        return convolve_varying(
+            [pixels],
+            lambda x, y: [transform_stamps(turned(x, y), grid.side)],
+            grid,
+            workers=workers,
+            tolerance=_TOLERANCE,
+            beyond="zero",
+        )
+
+    numerator = correlate(data)
     power = convolve_varying(
         [weight],
         lambda x, y: [transform_stamps(turned(x, y) ** 2, grid.side)],
@@ -76,6 +87,9 @@ def significance_image(
         tolerance=0.02,
         beyond="zero",
     )
+    if jitter > 0.0 and light is not None:
+        slope_y, slope_x = np.gradient(correlate(np.where(bad, np.float32(0.0), light * weight)))
+        power += np.float32(jitter**2) * (slope_x**2 + slope_y**2)
     # Side of the square as large as the PSF's equivalent noise area.
     core = round(float((psf.mean() ** 2).sum()) ** -0.5) | 1
     present = uniform_filter((~bad).astype(np.float32), core, mode="constant")
