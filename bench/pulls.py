@@ -68,7 +68,8 @@ def measure_pair(case: str, seed: int, size: int, kernel: str) -> dict[str, np.n
     blank_x, blank_y = blank_places(pair, size)
     places = Table({"x": np.concatenate([x, blank_x]), "y": np.concatenate([y, blank_y])})
     forced = ForcedMeasurementTask().run(*images, places).forcedSources
-    factor = nanojansky(images[1])
+    # A PSF model of unit sum does not know of the light beyond its stamp: fluxes are of what is within.
+    factor = nanojansky(images[1]) * pair.science_visit.psf.enclosed()
     n = len(truth)
     zero = np.zeros(len(blank_x))
     change = np.concatenate([np.asarray(truth["difference_flux"]) * factor, zero])
