@@ -72,6 +72,7 @@ def fit_dipole_sources(
     max_separation: float,
     relative_weight: float,
     iterations: int,
+    residual: np.ndarray | None = None,
 ) -> DipoleFits:
     """Fit dipoles to difference, science image and template at once.
 
@@ -98,6 +99,8 @@ def fit_dipole_sources(
         Weight of the direct images against that of the difference: 1 is that of their noise.
     iterations : `int`
         Most steps of a fit.
+    residual : `numpy.ndarray`, ``(Ny, Nx)``, float32, optional
+        The difference without the sources, where it has been made already (`subtract_sources`).
 
     Returns
     -------
@@ -121,7 +124,8 @@ def fit_dipole_sources(
     splines = [SplinePsf.from_grid(psf, reach=reach) for psf in psfs]
     located = [spline.nodes_at(x=x, y=y) for spline in splines]
     nodes, shares = (np.stack([part[k] for part in located], axis=1) for k in (0, 1))
-    residual = subtract_sources(images[0], splines[0], fits)
+    if residual is None:
+        residual = subtract_sources(images[0], splines[0], fits)
     flux = np.nan_to_num(fits.flux)
     direct = [np.ascontiguousarray(a, np.float32) for k in (1, 2) for a in (images[k], weights[k])]
     results = np.zeros((len(index), 19))

@@ -19,34 +19,46 @@ _STRONGEST_DAMPING = 1e8
 
 
 @njit(cache=True, nogil=True)
-def search_dipole(stamp, half, radius, data, used, best):  # type: ignore[no-untyped-def]
-    """Fit point dipoles centred on whole pixels; ``best`` gets the offset of the best from the middle of the
-    data, its two moments, and its gain of chi square.
-    """
+def try_dipole(stamp, half, ox, oy, data, used, best):  # type: ignore[no-untyped-def]
+    """Fit a point dipole at an offset in pixels from the middle of the data; keep it if it is the best."""
     side, middle = 2 * half + 1, data.shape[0] // 2
+    cx, cy = middle + ox - half, middle + oy - half
+    nxx, nxy, nyy, bx, by = 0.0, 0.0, 0.0, 0.0, 0.0
+    for row in range(max(0, cy), min(data.shape[0], cy + side)):
+        for col in range(max(0, cx), min(data.shape[1], cx + side)):
+            w = used[row, col]
+            px, py = stamp[1, row - cy, col - cx], stamp[2, row - cy, col - cx]
+            nxx += w * px * px
+            nxy += w * px * py
+            nyy += w * py * py
+            bx += w * px * data[row, col]
+            by += w * py * data[row, col]
+    determinant = nxx * nyy - nxy * nxy
+    if not determinant > 1e-6 * nxx * nyy:
+        return
+    mx, my = (nyy * bx - nxy * by) / determinant, (nxx * by - nxy * bx) / determinant
+    gain = mx * bx + my * by
+    if gain > best[4]:
+        best[0], best[1], best[2], best[3], best[4] = ox, oy, mx, my, gain
+
+
+@njit(cache=True, nogil=True)
+def search_dipole(stamp, half, radius, data, used, best):  # type: ignore[no-untyped-def]
+    """Fit point dipoles centred on every other pixel, and around the best of these on every one.
+
+    ``best`` gets the offset of the best from the middle of the data, its two moments, and by how much it
+    lowers chi square.
+    """
     best[:] = 0.0
-    for oy in range(-radius, radius + 1):
-        for ox in range(-radius, radius + 1):
-            if ox * ox + oy * oy > radius * radius:
-                continue
-            cx, cy = middle + ox - half, middle + oy - half
-            nxx, nxy, nyy, bx, by = 0.0, 0.0, 0.0, 0.0, 0.0
-            for row in range(max(0, cy), min(data.shape[0], cy + side)):
-                for col in range(max(0, cx), min(data.shape[1], cx + side)):
-                    w = used[row, col]
-                    px, py = stamp[1, row - cy, col - cx], stamp[2, row - cy, col - cx]
-                    nxx += w * px * px
-                    nxy += w * px * py
-                    nyy += w * py * py
-                    bx += w * px * data[row, col]
-                    by += w * py * data[row, col]
-            determinant = nxx * nyy - nxy * nxy
-            if not determinant > 1e-6 * nxx * nyy:
-                continue
-            mx, my = (nyy * bx - nxy * by) / determinant, (nxx * by - nxy * bx) / determinant
-            gain = mx * bx + my * by
-            if gain > best[4]:
-                best[0], best[1], best[2], best[3], best[4] = ox, oy, mx, my, gain
+    start = -radius + radius % 2
+    for oy in range(start, radius + 1, 2):
+        for ox in range(start, radius + 1, 2):
+            if ox * ox + oy * oy <= radius * radius:
+                try_dipole(stamp, half, ox, oy, data, used, best)
+    px, py = int(best[0]), int(best[1])
+    for oy in range(py - 1, py + 2):
+        for ox in range(px - 1, px + 2):
+            try_dipole(stamp, half, ox, oy, data, used, best)
 
 
 @njit(cache=True, nogil=True)
