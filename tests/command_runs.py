@@ -30,6 +30,7 @@ CONFIG = """\
 from stub_stages import StubDetectionTask, StubMeasurementTask, StubSubtractTask
 config.doDecorrelation = False
 config.doScaleDiffimVariance = False
+config.doDeblend = False
 config.subtract.retarget(StubSubtractTask)
 config.detection.retarget(StubDetectionTask)
 config.measurement.retarget(StubMeasurementTask)

@@ -11,14 +11,20 @@ from lsst.twinkles.diffim.tasks.make_coadd import MakeCoaddTask
 PAGE = (ROOT / "doc" / "algorithms.md").read_text()
 # Names of what tasks return and of columns.
 RESULTS = {
+    "apertureFlux",
     "bestSeeing",
     "bestSeeingQuantile",
     "centroid_flag",
     "convolvedTemplate",
     "diffimLimitingMagnitude",
+    "dipoleFluxDiff",
     "excessVariance",
+    "forcedFluxes",
+    "isSplit",
     "matchedTemplate",
+    "pixelFlags",
     "psfMatchingKernel",
+    "raErr",
     "scoreNoise",
     "whitened",
 }
@@ -34,8 +40,10 @@ def defaults():
     parts += [coadd, coadd.loadInput.value]
     parts += [config.subtract.value.kernel[name] for name in ("zogy", "AL")]
     parts += [
-        getattr(config, name).value for name in ("decorrelate", "scaleVariance", "detection", "measurement")
+        getattr(config, name).value
+        for name in ("decorrelate", "scaleVariance", "detection", "deblend", "measurement")
     ]
+    parts += [config.measurement.value.plugins[name] for name in ("dipole", "trail", "apertureFlux")]
     return {name: getattr(part, name) for part in parts for name in part._fields}
 
 
@@ -64,7 +72,10 @@ def test_fields_that_are_named_are_there():
         ("psfFwhmUnit", "arcsec"), ("minOverlap", 0.9), ("method", "proper"), ("outlierThreshold", 5.0),
         ("outlierBrightnessError", 0.02), ("outlierPixelThreshold", 6.0), ("maxFractionEpochs", 0.2),
         ("lostWeightLimit", 0.1),
-        ("maxCentroidShiftFwhm", 1.0), ("mode", "convolveTemplate"),
+        ("maxCentroidShiftFwhm", 1.0), ("blendLinkFwhm", 2.0), ("maxBlendSize", 12), ("minChi2Gain", 25.0),
+        ("minSeparationFwhm", 0.4), ("maxSeparationFwhm", 1.5), ("minFluxRatio", 0.1), ("relWeight", 1.0),
+        ("minSn", 5.0), ("maxFluxRatio", 0.65), ("maxSeparation", 0.3), ("radius", 12.0),
+        ("mode", "convolveTemplate"),
     ],
 )  # fmt: skip
 def test_defaults_are_those_that_the_page_gives(name, value):

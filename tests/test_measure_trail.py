@@ -46,7 +46,16 @@ def fit(image, x, y, noise=NOISE):
         image, weight, PSF, fits, half=14, sigma=SIGMA, max_shift=FWHM, iterations=100
     )
     return fit_trail_sources(
-        image, weight, PSF, fits, moments, half=18, min_length=FWHM, max_length=4 * FWHM, iterations=30
+        image,
+        weight,
+        PSF,
+        fits,
+        moments,
+        half=18,
+        min_significance=4.0,
+        min_length=FWHM,
+        max_length=4 * FWHM,
+        iterations=30,
     )
 
 

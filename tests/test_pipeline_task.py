@@ -60,6 +60,7 @@ def make_config(template=2, **values):
     config.doFindCosmicRays = False  # the sources of these tests are single pixels
     config.doDecorrelation = False
     config.doScaleDiffimVariance = False
+    config.doDeblend = False
     for name, value in values.items():
         setattr(config, name, value)
     return config
@@ -267,6 +268,7 @@ config.detection.retarget(StubDetectionTask)
 config.measurement.retarget(StubMeasurementTask)
 config.doDecorrelation = False
 config.doScaleDiffimVariance = False
+config.doDeblend = False
 """
 
 

@@ -53,7 +53,7 @@ class DeblendConfig(Config):
     minFluxRatio = RangeField[float](
         doc="Least flux of the fainter over that of the brighter.", default=0.1, min=0.0, max=1.0
     )
-    modelError = RangeField[float](
+    psfError = RangeField[float](
         doc="Fractional error of the PSF, added in quadrature to the noise.", default=0.01, min=0.0
     )
     nIterations = RangeField[int](doc="Most steps of a fit.", default=40, min=1)
@@ -75,7 +75,7 @@ class DeblendTask(Task):
         difference : `lsst.images.DifferenceImage`
             Difference with white noise, its PSF and variance; not modified.
         sources : `astropy.table.Table`
-            Detections (see `DetectionTask`); not modified.
+            Detections, with ``x`` and ``y`` and what else `DetectionTask` gives; not modified.
 
         Returns
         -------
@@ -94,10 +94,12 @@ class DeblendTask(Task):
         for part, table, rows in ((0, out, splits.parent), (1, more, slice(None))):
             table["x"][rows] = splits.x[:, part] + box.x.start
             table["y"][rows] = splits.y[:, part] + box.y.start
-        more["significance"] = splits.flux[:, 1] / splits.flux_error[:, 1]
+        if "significance" in more.colnames:
+            more["significance"] = splits.flux[:, 1] / splits.flux_error[:, 1]
         out = vstack([out, more], metadata_conflicts="silent") if len(more) else out
-        _, inverse, counts = np.unique(out["footprint"], return_inverse=True, return_counts=True)
-        out["nPeaks"] = np.maximum(out["nPeaks"], counts[inverse])
+        if {"footprint", "nPeaks"} <= set(out.colnames):
+            _, inverse, counts = np.unique(out["footprint"], return_inverse=True, return_counts=True)
+            out["nPeaks"] = np.maximum(out["nPeaks"], counts[inverse])
         self.metadata["nSplitDiaSources"] = len(splits)
         self.log.info("%d of %d peaks split into two sources.", len(splits), len(sources))
         return Struct(sources=out)
@@ -122,6 +124,6 @@ class DeblendTask(Task):
             min_separation=config.minSeparationFwhm * fwhm,
             max_separation=config.maxSeparationFwhm * fwhm,
             min_flux_ratio=config.minFluxRatio,
-            model_error=config.modelError,
+            model_error=config.psfError,
             iterations=config.nIterations,
         )  # fmt: skip

@@ -15,7 +15,8 @@ from lsst.pipe.base import Struct, Task
 from lsst.utils.timer import timeMethod
 
 from ..adapters.psfs import psf_fwhm
-from ..algorithms.measure.psf_fit import PsfFits, fit_point_sources
+from ..algorithms.measure.psf_fit import PsfFits, fit_point_sources, subtract_sources
+from ..algorithms.measure.spline_psf import SplinePsf
 from .dia_source_table import flux_calibration, make_dia_source_table, sky_jacobian
 from .plugins import MeasurementInputs, MeasurementPlugin, measurementPlugins
 from .plugins.base import MeasuredImage
@@ -154,6 +155,7 @@ class MeasurementTask(Task):
         scale, unit = flux_calibration(difference, fits)
         return MeasurementInputs(
             difference=pixels,
+            residual=subtract_sources(pixels.image, SplinePsf.from_grid(pixels.psf), fits),
             science=science,
             template=template,
             exposure=difference,

@@ -32,9 +32,9 @@ class DipoleFits:
         Middle of the lobes, pixels of the array.
     dx, dy, dx_error, dy_error, dxy_covariance : `numpy.ndarray`
         Vector from the negative to the positive lobe, pixels.
-    chi2_nothing, chi2_point, chi2_pair, chi2 : `numpy.ndarray`
-        Chi square on the difference of no source, of one point source, of two (where the source has a
-        partner of the other sign) and of the dipole.
+    chi2_nothing, chi2_point, chi2 : `numpy.ndarray`
+        Chi square on the difference of no source, of the point source (or its partner of the other sign, if
+        that explains more), and of the dipole.
     n_pixels : `numpy.ndarray`, int
         Pixels of the difference that went in.
     """
@@ -55,7 +55,6 @@ class DipoleFits:
     dxy_covariance: np.ndarray
     chi2_nothing: np.ndarray
     chi2_point: np.ndarray
-    chi2_pair: np.ndarray
     chi2: np.ndarray
     n_pixels: np.ndarray
 
@@ -73,6 +72,7 @@ def fit_dipole_sources(
     max_separation: float,
     relative_weight: float,
     iterations: int,
+    residual: np.ndarray | None = None,
 ) -> DipoleFits:
     """Fit dipoles to difference, science image and template at once.
 
@@ -99,6 +99,8 @@ def fit_dipole_sources(
         Weight of the direct images against that of the difference: 1 is that of their noise.
     iterations : `int`
         Most steps of a fit.
+    residual : `numpy.ndarray`, ``(Ny, Nx)``, float32, optional
+        The difference without the sources, where it has been made already (`subtract_sources`).
 
     Returns
     -------
@@ -122,10 +124,11 @@ def fit_dipole_sources(
     splines = [SplinePsf.from_grid(psf, reach=reach) for psf in psfs]
     located = [spline.nodes_at(x=x, y=y) for spline in splines]
     nodes, shares = (np.stack([part[k] for part in located], axis=1) for k in (0, 1))
-    residual = subtract_sources(images[0], splines[0], fits)
+    if residual is None:
+        residual = subtract_sources(images[0], splines[0], fits)
     flux = np.nan_to_num(fits.flux)
     direct = [np.ascontiguousarray(a, np.float32) for k in (1, 2) for a in (images[k], weights[k])]
-    results = np.zeros((len(index), 20))
+    results = np.zeros((len(index), 19))
     run_in_threads(
 fit_dipoles, len(index),
         residual, np.ascontiguousarray(weights[0], np.float32), *direct,
@@ -150,7 +153,7 @@ def _partners(fits: PsfFits, radius: float) -> np.ndarray:
 
 
 def _as_dipoles(results: np.ndarray, index: np.ndarray, n: int) -> DipoleFits:
-    solved = results[:, 19] > 0
+    solved = results[:, 18] > 0
     rows, good = np.full((n, results.shape[1]), np.nan), index[solved]
     rows[good] = results[solved]
     attempted = np.zeros(n, dtype=bool)
@@ -164,6 +167,6 @@ def _as_dipoles(results: np.ndarray, index: np.ndarray, n: int) -> DipoleFits:
         x=rows[:, 1], y=rows[:, 2], x_error=errors[:, 1], y_error=errors[:, 2],
         dx=rows[:, 3], dy=rows[:, 4], dx_error=errors[:, 3], dy_error=errors[:, 4],
         dxy_covariance=rows[:, 12],
-        chi2_nothing=rows[:, 13], chi2_point=rows[:, 14], chi2_pair=rows[:, 15], chi2=rows[:, 16],
-        n_pixels=np.nan_to_num(rows[:, 17]).astype(int),
+        chi2_nothing=rows[:, 13], chi2_point=rows[:, 14], chi2=rows[:, 15],
+        n_pixels=np.nan_to_num(rows[:, 16]).astype(int),
     )  # fmt: skip

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from ..compile_nb import njit
-from .group_fit_nb import chi_square, cut_group, fit_group
+from .group_fit_nb import chi_square, cut_group
 from .linear_nb import factorize, invert, solve_factorized
 from .spline_psf_nb import draw_psf
 
@@ -19,34 +19,46 @@ _STRONGEST_DAMPING = 1e8
 
 
 @njit(cache=True, nogil=True)
-def search_dipole(stamp, half, radius, data, used, best):  # type: ignore[no-untyped-def]
-    """Fit point dipoles centred on whole pixels; ``best`` gets the offset of the best from the middle of the
-    data, its two moments, and its gain of chi square.
-    """
+def try_dipole(stamp, half, ox, oy, data, used, best):  # type: ignore[no-untyped-def]
+    """Fit a point dipole at an offset in pixels from the middle of the data; keep it if it is the best."""
     side, middle = 2 * half + 1, data.shape[0] // 2
+    cx, cy = middle + ox - half, middle + oy - half
+    nxx, nxy, nyy, bx, by = 0.0, 0.0, 0.0, 0.0, 0.0
+    for row in range(max(0, cy), min(data.shape[0], cy + side)):
+        for col in range(max(0, cx), min(data.shape[1], cx + side)):
+            w = used[row, col]
+            px, py = stamp[1, row - cy, col - cx], stamp[2, row - cy, col - cx]
+            nxx += w * px * px
+            nxy += w * px * py
+            nyy += w * py * py
+            bx += w * px * data[row, col]
+            by += w * py * data[row, col]
+    determinant = nxx * nyy - nxy * nxy
+    if not determinant > 1e-6 * nxx * nyy:
+        return
+    mx, my = (nyy * bx - nxy * by) / determinant, (nxx * by - nxy * bx) / determinant
+    gain = mx * bx + my * by
+    if gain > best[4]:
+        best[0], best[1], best[2], best[3], best[4] = ox, oy, mx, my, gain
+
+
+@njit(cache=True, nogil=True)
+def search_dipole(stamp, half, radius, data, used, best):  # type: ignore[no-untyped-def]
+    """Fit point dipoles centred on every other pixel, and around the best of these on every one.
+
+    ``best`` gets the offset of the best from the middle of the data, its two moments, and by how much it
+    lowers chi square.
+    """
     best[:] = 0.0
-    for oy in range(-radius, radius + 1):
-        for ox in range(-radius, radius + 1):
-            if ox * ox + oy * oy > radius * radius:
-                continue
-            cx, cy = middle + ox - half, middle + oy - half
-            nxx, nxy, nyy, bx, by = 0.0, 0.0, 0.0, 0.0, 0.0
-            for row in range(max(0, cy), min(data.shape[0], cy + side)):
-                for col in range(max(0, cx), min(data.shape[1], cx + side)):
-                    w = used[row, col]
-                    px, py = stamp[1, row - cy, col - cx], stamp[2, row - cy, col - cx]
-                    nxx += w * px * px
-                    nxy += w * px * py
-                    nyy += w * py * py
-                    bx += w * px * data[row, col]
-                    by += w * py * data[row, col]
-            determinant = nxx * nyy - nxy * nxy
-            if not determinant > 1e-6 * nxx * nyy:
-                continue
-            mx, my = (nyy * bx - nxy * by) / determinant, (nxx * by - nxy * bx) / determinant
-            gain = mx * bx + my * by
-            if gain > best[4]:
-                best[0], best[1], best[2], best[3], best[4] = ox, oy, mx, my, gain
+    start = -radius + radius % 2
+    for oy in range(start, radius + 1, 2):
+        for ox in range(start, radius + 1, 2):
+            if ox * ox + oy * oy <= radius * radius:
+                try_dipole(stamp, half, ox, oy, data, used, best)
+    px, py = int(best[0]), int(best[1])
+    for oy in range(py - 1, py + 2):
+        for ox in range(px - 1, px + 2):
+            try_dipole(stamp, half, ox, oy, data, used, best)
 
 
 @njit(cache=True, nogil=True)
@@ -158,26 +170,14 @@ def improve_dipole(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def fit_points(data, used, x0, y0, psf, nodes, shares, half, x, y, pair):  # type: ignore[no-untyped-def]
-    """Return chi square of the data with the first source of a pair alone, and with both."""
-    reach = min(psf.shape[3] // 2 - 4, half + 6)
-    covariance = np.empty((6, 6))
-    out = np.empty(2)
-    for n in range(1, 3):
-        if n == 2 and pair[1] < 0:
-            out[1] = out[0]
-            break
-        px, py, pf = np.empty(n), np.empty(n), np.zeros(n)
-        pn, ps = np.empty((n, 4), np.int64), np.empty((n, 4))
-        for k in range(n):
-            px[k], py[k] = x[pair[k]], y[pair[k]]
-            pn[k], ps[k] = nodes[0], shares[0]
-        free = np.ones(n, np.bool_)
-        chi2, _ = fit_group(
-            data, used, x0, y0, psf, pn, ps, reach, free, px, py, pf, 15, covariance[: 3 * n, : 3 * n]
-        )
-        out[n - 1] = chi2
-    return out[0], out[1]
+def gain_of_point(profile, data, used):  # type: ignore[no-untyped-def]
+    """Return by how much chi square falls by a point source of this profile."""
+    moment, power = 0.0, 0.0
+    for row in range(data.shape[0]):
+        for col in range(data.shape[1]):
+            moment += used[row, col] * profile[row, col] * data[row, col]
+            power += used[row, col] * profile[row, col] * profile[row, col]
+    return moment * moment / power if power > 0.0 else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -250,7 +250,7 @@ def write_dipole(p, normal, moment, meat, out):  # type: ignore[no-untyped-def]
         total = all_inverse @ meat @ all_inverse
         out[10] = (all_inverse[_N] * moment).sum()
         out[11] = total[_N, _N]
-        out[19] = 1.0
+        out[18] = 1.0
 
 
 @njit(cache=True, nogil=True)
@@ -289,28 +289,30 @@ def fit_dipoles(  # type: ignore[no-untyped-def]
         Weight of the direct images.
     iterations : `int`
         Most steps.
-    results : ``(N, 20)``, float64
+    results : ``(N, 19)``, float64
         Filled with the parameters (5), their variances (5), difference of the fluxes and its variance,
-        covariance of the two separations, chi square on the difference with nothing, with one point source,
-        with two, with the dipole, number of pixels, reduced chi square on the mean image, and whether there
-        is a fit (1).
+        covariance of the two separations, chi square on the difference with nothing, with the better of the
+        point sources, with the dipole, number of pixels, reduced chi square on the mean image, and whether
+        there is a fit (1).
     """
     for n in range(begin, end):
         psfs = (difference_psf, science_psf, template_psf)
         side = 2 * half + 1
         ix, iy = centre[n, 0:1].copy(), centre[n, 1:2].copy()
         data, used = np.zeros((side, side)), np.zeros((side, side))
-        x0, y0 = cut_group(residual, weight, ix, iy, half, data, used)
+        cut_group(residual, weight, ix, iy, half, data, used)
         stamp = np.empty((3, side, side))
+        room = difference_psf.shape[3] // 2 - half - 3
+        points = np.zeros((2, side, side))
         for k in range(2):
             i = partner[n, k]
             if i >= 0:
-                room = difference_psf.shape[3] // 2 - half - 3
                 ox, oy = min(max(x[i] - ix[0], -room), room), min(max(y[i] - iy[0], -room), room)
                 draw_psf(difference_psf, nodes[n, 0], shares[n, 0], ox, oy, half, stamp)
+                points[k] = stamp[0]
                 data += flux[i] * stamp[0]
         nothing = chi_square(data, used)
-        one, two = fit_points(data, used, x0, y0, difference_psf, nodes[n], shares[n], half, x, y, partner[n])
+        point = nothing - max(gain_of_point(points[0], data, used), gain_of_point(points[1], data, used))
         draw_psf(difference_psf, nodes[n, 0], shares[n, 0], 0.0, 0.0, half, stamp)
         best = np.empty(5)
         search_dipole(stamp, half, radius, data, used, best)
@@ -320,9 +322,9 @@ def fit_dipoles(  # type: ignore[no-untyped-def]
         p[1], p[2] = ix[0] + best[0], iy[0] + best[1]
         normal, meat = np.empty((_N + 1, _N + 1)), np.empty((_N + 1, _N + 1))
         moment, lobes = np.empty(_N + 1), np.empty((4, 3, side, side))
-        results[n, 13], results[n, 14], results[n, 15] = nothing, one, two
+        results[n, 13], results[n, 14] = nothing, point
         # A point source without a partner that explains more than any dipole needs no fit.
-        alone = partner[n, 1] < 0 and best[4] < nothing - one
+        alone = partner[n, 1] < 0 and best[4] < nothing - point
         if alone or not best[4] > 0.0 or not share > 0.0:
             continue
         start_fluxes(
@@ -344,4 +346,4 @@ def fit_dipoles(  # type: ignore[no-untyped-def]
                 relative, longest, iterations, normal, moment, meat, lobes,
             )  # fmt: skip
         write_dipole(p, normal, moment, meat, results[n])
-        results[n, 16], results[n, 17], results[n, 18] = chi2, np.count_nonzero(used), excess
+        results[n, 15], results[n, 16], results[n, 17] = chi2, np.count_nonzero(used), excess

@@ -36,17 +36,21 @@ def cut_group(image, weight, ix, iy, half, data, used):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def draw_group(coefficients, nodes, shares, x, y, reach, features, corners):  # type: ignore[no-untyped-def]
-    """Draw the PSFs of a group; ``corners`` gets the pixels of their lower corners."""
+def draw_group(coefficients, nodes, shares, x, y, reach, follow, features, corners):  # type: ignore[no-untyped-def]
+    """Draw the PSFs of a group on squares whose lower corners are ``corners``.
+
+    If the squares are to ``follow``, they are put around the nearest pixels first.
+    """
     for k in range(len(x)):
-        ix, iy = round(x[k]), round(y[k])
-        draw_psf(coefficients, nodes[k], shares[k], x[k] - ix, y[k] - iy, reach, features[k])
-        corners[k, 0], corners[k, 1] = ix - reach, iy - reach
+        if follow:
+            corners[k, 0], corners[k, 1] = round(x[k]) - reach, round(y[k]) - reach
+        dx, dy = x[k] - corners[k, 0] - reach, y[k] - corners[k, 1] - reach
+        draw_psf(coefficients, nodes[k], shares[k], dx, dy, reach, features[k])
 
 
 @njit(cache=True, nogil=True)
-def add_group(data, x0, y0, features, corners, flux):  # type: ignore[no-untyped-def]
-    """Add drawn sources to an image whose lower corner is (x0, y0)."""
+def add_group(data, x0, y0, features, corners, flux, sign):  # type: ignore[no-untyped-def]
+    """Add drawn sources, or subtract them, on an image whose lower corner is (x0, y0)."""
     height, width = data.shape
     side = features.shape[2]
     for k in range(len(flux)):
@@ -55,7 +59,7 @@ def add_group(data, x0, y0, features, corners, flux):  # type: ignore[no-untyped
         cx, cy = corners[k, 0] - x0, corners[k, 1] - y0
         for row in range(max(0, cy), min(height, cy + side)):
             for col in range(max(0, cx), min(width, cx + side)):
-                data[row, col] += flux[k] * features[k, 0, row - cy, col - cx]
+                data[row, col] += sign * flux[k] * features[k, 0, row - cy, col - cx]
 
 
 @njit(cache=True, nogil=True)
@@ -97,8 +101,9 @@ def group_equations(features, corners, flux, free, x0, y0, residual, used, norma
         for i in range(1, 3):
             k = 3 * a + i
             scale = flux[a] if free[a] else 0.0
-            normal[k, :] *= scale
-            normal[:, k] *= scale
+            for m in range(len(moment)):
+                normal[k, m] *= scale
+                normal[m, k] *= scale
             moment[k] *= scale
             if not free[a]:
                 normal[k, k] = 1.0
@@ -109,7 +114,7 @@ def group_equations(features, corners, flux, free, x0, y0, residual, used, norma
 
 @njit(cache=True, nogil=True)
 def fit_group(  # type: ignore[no-untyped-def]
-    data, used, x0, y0, coefficients, nodes, shares, reach, free, x, y, flux, iterations, covariance
+    data, used, x0, y0, coefficients, nodes, shares, reach, follow, free, x, y, flux, iterations, covariance
 ):
     """Fit the sources of a group at once (Levenberg-Marquardt); return chi square and whether it is solved.
 
@@ -123,6 +128,8 @@ def fit_group(  # type: ignore[no-untyped-def]
         PSF, as in `draw_psf`, with a row for each source.
     reach : `int`
         Half side of the squares in which sources are drawn.
+    follow : `bool`
+        Do the squares move with the sources? If not, they are all that of the data.
     free : ``(N,)``, bool
         May the position move?
     x, y, flux : ``(N,)``, float64
@@ -138,7 +145,10 @@ def fit_group(  # type: ignore[no-untyped-def]
     normal, lower = np.empty((3 * n, 3 * n)), np.empty((3 * n, 3 * n))
     moment, step = np.empty(3 * n), np.empty(3 * n)
     residual, trial_residual = data.copy(), np.empty_like(data)
-    draw_group(coefficients, nodes, shares, x, y, reach, features, corners)
+    corners[:, 0], corners[:, 1] = x0, y0
+    trial_corners[:] = corners
+    room = np.inf if follow else coefficients.shape[3] // 2 - reach - 3.0
+    draw_group(coefficients, nodes, shares, x, y, reach, follow, features, corners)
     # Fluxes at the first positions.
     fixed = np.zeros(n, np.bool_)
     group_equations(features, corners, flux, fixed, x0, y0, residual, used, normal, moment)
@@ -147,14 +157,13 @@ def fit_group(  # type: ignore[no-untyped-def]
         flux[:] = np.nan
         return np.nan, False
     solve_factorized(lower, moment, step)
-    flux[:] = step[::3]
-    add_group(residual, x0, y0, features, corners, -flux)
+    for k in range(n):
+        flux[k] = step[3 * k]
+    add_group(residual, x0, y0, features, corners, flux, -1.0)
     chi2 = chi_square(residual, used)
     damping = 1e-3
-    trial_x, trial_y = np.empty(n), np.empty(n)
+    trial_x, trial_y, trial_flux = np.empty(n), np.empty(n), np.empty(n)
     for _ in range(iterations):
-        if not free.any():
-            break
         group_equations(features, corners, flux, free, x0, y0, residual, used, normal, moment)
         moved = 0.0
         while damping < _STRONGEST_DAMPING:
@@ -162,18 +171,27 @@ def fit_group(  # type: ignore[no-untyped-def]
                 damping *= 10.0
                 continue
             solve_factorized(lower, moment, step)
+            farthest, longest = 0.0, 0.0
             for k in range(n):
                 length = max(abs(step[3 * k + 1]), abs(step[3 * k + 2]))
                 part = min(1.0, _LONGEST_STEP / length) if length > 0.0 else 1.0
                 trial_x[k], trial_y[k] = x[k] + part * step[3 * k + 1], y[k] + part * step[3 * k + 2]
-            draw_group(coefficients, nodes, shares, trial_x, trial_y, reach, trial_features, trial_corners)
-            trial_flux = flux + step[::3]
+                trial_flux[k] = flux[k] + step[3 * k]
+                longest = max(longest, part * length)
+                farthest = max(farthest, abs(trial_x[k] - x0 - reach), abs(trial_y[k] - y0 - reach))
+            if farthest > room:
+                damping *= 10.0
+                continue
+            draw_group(
+                coefficients, nodes, shares, trial_x, trial_y, reach, follow, trial_features, trial_corners
+            )
             trial_residual[:] = data
-            add_group(trial_residual, x0, y0, trial_features, trial_corners, -trial_flux)
+            add_group(trial_residual, x0, y0, trial_features, trial_corners, trial_flux, -1.0)
             trial_chi2 = chi_square(trial_residual, used)
             if trial_chi2 <= chi2:
-                moved = max(np.abs(trial_x - x).max(), np.abs(trial_y - y).max())
-                x[:], y[:], flux[:] = trial_x, trial_y, trial_flux
+                moved = longest
+                for k in range(n):
+                    x[k], y[k], flux[k] = trial_x[k], trial_y[k], trial_flux[k]
                 features, trial_features = trial_features, features
                 corners, trial_corners = trial_corners, corners
                 residual, trial_residual = trial_residual, residual
@@ -234,17 +252,32 @@ def fit_groups(  # type: ignore[no-untyped-def]
         shape = (iy.max() - iy.min() + 2 * half + 1, ix.max() - ix.min() + 2 * half + 1)
         data, used = np.zeros(shape), np.zeros(shape)
         x0, y0 = cut_group(residual, weight, ix, iy, half, data, used)
-        drawn = half + math.ceil(max_shift) if n == 1 else reach
-        drawn = min(drawn, reach)
         features, corners = np.empty((n, 3, 2 * reach + 1, 2 * reach + 1)), np.empty((n, 2), np.int64)
-        draw_group(coefficients, gn, gs, gx, gy, reach, features, corners)
-        add_group(data, x0, y0, features, corners, gf)
+        draw_group(coefficients, gn, gs, gx, gy, reach, True, features, corners)
+        add_group(data, x0, y0, features, corners, gf, 1.0)
+        # One source is drawn on its own pixels; of several each spreads into the pixels of the others.
+        follow = n > 1
+        drawn = reach if follow else half
         free = np.ones(n, np.bool_)
         covariance = np.empty((3 * n, 3 * n))
         chi2 = 0.0
         for _ in range(n + 1):
             chi2, solved = fit_group(
-                data, used, x0, y0, coefficients, gn, gs, drawn, free, gx, gy, gf, iterations, covariance
+                data,
+                used,
+                x0,
+                y0,
+                coefficients,
+                gn,
+                gs,
+                drawn,
+                follow,
+                free,
+                gx,
+                gy,
+                gf,
+                iterations,
+                covariance,
             )
             lost = False
             for k in range(n):

@@ -65,6 +65,7 @@ def measure_adaptive_moments(
     sigma: float,
     max_shift: float,
     iterations: int,
+    residual: np.ndarray | None = None,
 ) -> Moments:
     """Measure adaptive moments.
 
@@ -82,6 +83,8 @@ def measure_adaptive_moments(
         Farthest that the centre may move from that of the fit, pixels.
     iterations : `int`
         Most rounds.
+    residual : `numpy.ndarray`, ``(Ny, Nx)``, float32, optional
+        The image without the sources, where it has been made already (`subtract_sources`).
 
     Notes
     -----
@@ -89,7 +92,8 @@ def measure_adaptive_moments(
     doi:10.1046/j.1365-8711.2003.06683.x); for a Gaussian source they are its covariance.
     """
     spline = SplinePsf.from_grid(psf, reach=half)
-    residual = subtract_sources(image, spline, fits)
+    if residual is None:
+        residual = subtract_sources(image, spline, fits)
     results = np.full((len(fits.x), 8), np.nan)
     run_in_threads(
         measure_moments, len(fits.x), residual, np.ascontiguousarray(weight, np.float32), spline.coefficients,
@@ -100,7 +104,13 @@ def measure_adaptive_moments(
 
 
 def measure_aperture_fluxes(
-    image: np.ndarray, weight: np.ndarray, psf: PsfGrid, fits: PsfFits, *, radius: float
+    image: np.ndarray,
+    weight: np.ndarray,
+    psf: PsfGrid,
+    fits: PsfFits,
+    *,
+    radius: float,
+    residual: np.ndarray | None = None,
 ) -> ApertureFluxes:
     """Measure fluxes in circles.
 
@@ -110,10 +120,13 @@ def measure_aperture_fluxes(
         As in `measure_adaptive_moments`.
     radius : `float`
         Radius in pixels.
+    residual
+        As in `measure_adaptive_moments`.
     """
     half = int(np.ceil(radius)) + 1
     spline = SplinePsf.from_grid(psf, reach=half)
-    residual = subtract_sources(image, spline, fits)
+    if residual is None:
+        residual = subtract_sources(image, spline, fits)
     results = np.zeros((len(fits.x), 4))
     run_in_threads(
         aperture_sums, len(fits.x), residual, np.ascontiguousarray(weight, np.float32), spline.coefficients,

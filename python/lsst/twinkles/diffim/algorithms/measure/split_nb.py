@@ -121,7 +121,7 @@ def fit_with_one_more(  # type: ignore[no-untyped-def]
     covariance = np.empty((3 * n, 3 * n))
     free = np.ones(n, np.bool_)
     chi2, solved = fit_group(
-        data, used, x0, y0, coefficients, tn, ts, reach, free, tx, ty, tf, iterations, covariance
+        data, used, x0, y0, coefficients, tn, ts, reach, True, free, tx, ty, tf, iterations, covariance
     )
     if not solved:
         return np.inf
@@ -178,8 +178,8 @@ def split_groups(  # type: ignore[no-untyped-def]
         rest, used, model = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         x0, y0 = cut_group(residual, weight, ix, iy, half, rest, used)
         features, corners = np.empty((n, 3, 2 * reach + 1, 2 * reach + 1)), np.empty((n, 2), np.int64)
-        draw_group(coefficients, gn, gs, gx, gy, reach, features, corners)
-        add_group(model, x0, y0, features, corners, gf)
+        draw_group(coefficients, gn, gs, gx, gy, reach, True, features, corners)
+        add_group(model, x0, y0, features, corners, gf, 1.0)
         soften(used, model, model_error)
         data = rest + model
         single = chi_square(rest, used)

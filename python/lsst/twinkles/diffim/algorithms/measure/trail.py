@@ -60,9 +60,11 @@ def fit_trail_sources(
     moments: Moments,
     *,
     half: int,
+    min_significance: float,
     min_length: float,
     max_length: float,
     iterations: int,
+    residual: np.ndarray | None = None,
 ) -> TrailFits:
     """Fit trails to elongated sources.
 
@@ -76,25 +78,33 @@ def fit_trail_sources(
         Moments of sources and PSF: of a trail of length ``L`` they differ by ``L**2 / 12``.
     half : `int`
         Half side in pixels of the squares that are fitted.
+    min_significance : `float`
+        Sources are tried whose elongation is so many times the error of the moments, which is twice the
+        moments over the signal-to-noise ratio.
     min_length : `float`
         Sources whose moments tell of a shorter trail are not tried, pixels.
     max_length : `float`
         Greatest length, pixels.
     iterations : `int`
         Most steps of a fit.
+    residual : `numpy.ndarray`, ``(Ny, Nx)``, float32, optional
+        The image without the sources, where it has been made already (`subtract_sources`).
 
     Notes
     -----
     Least squares with a line of constant brightness convolved with the PSF, by quadrature along the line. For
     a Gaussian PSF that is the model of Veres et al. (2012, doi:10.1086/668616).
     """
-    start = _first_guess(moments, min_length, max_length)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        noise = (moments.psf_xx + moments.psf_yy) / np.abs(fits.flux / fits.flux_error)
+    start = _first_guess(moments, min_significance * noise, min_length, max_length)
     reach = half + int(np.ceil(0.5 * max_length)) + 2
     spline = SplinePsf.from_grid(psf, reach=reach)
     results = np.zeros((len(fits.x), 15))
     tried = np.isfinite(start[:, 0])
     if tried.any():
-        residual = subtract_sources(image, spline, fits)
+        if residual is None:
+            residual = subtract_sources(image, spline, fits)
         run_in_threads(
             fit_trails, len(fits.x), residual, np.ascontiguousarray(weight, np.float32), spline.coefficients,
             *spline.nodes_at(x=fits.x, y=fits.y), fits.x, fits.y, fits.flux, start, half, 0.5 * max_length,
@@ -115,12 +125,14 @@ def fit_trail_sources(
     )  # fmt: skip
 
 
-def _first_guess(moments: Moments, min_length: float, max_length: float) -> np.ndarray:
+def _first_guess(
+    moments: Moments, min_excess: np.ndarray, min_length: float, max_length: float
+) -> np.ndarray:
     """Return the half-length vector that the moments tell of, ``(N, 2)``; NaN where it is too short."""
     xx, xy, yy = moments.xx - moments.psf_xx, moments.xy - moments.psf_xy, moments.yy - moments.psf_yy
     angle = 0.5 * np.arctan2(2.0 * xy, xx - yy)
     excess = 0.5 * (xx + yy) + np.hypot(0.5 * (xx - yy), xy)
     with np.errstate(invalid="ignore"):
-        length = np.sqrt(12.0 * np.where(excess > 0, excess, np.nan))
+        length = np.sqrt(12.0 * np.where((excess > 0) & (excess > min_excess), excess, np.nan))
         length = np.where(length >= min_length, np.minimum(length, 0.8 * max_length), np.nan)
     return 0.5 * length[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])

@@ -32,7 +32,9 @@ class ApertureFluxPlugin(MeasurementPlugin):
     def measure(self, inputs: MeasurementInputs) -> dict[str, Column]:
         """Measure (see `MeasurementPlugin`)."""
         pixels, radius = inputs.difference, self.config.radius
-        fluxes = measure_aperture_fluxes(pixels.image, pixels.weight, pixels.psf, inputs.fits, radius=radius)
+        fluxes = measure_aperture_fluxes(
+            pixels.image, pixels.weight, pixels.psf, inputs.fits, radius=radius, residual=inputs.residual
+        )
         scale = inputs.flux_scale
         text = f"Flux of the difference within {radius:g} pixels"
         if self.config.doApCorr:

@@ -58,6 +58,8 @@ class MeasurementInputs:
     ----------
     difference : `MeasuredImage`
         The difference, with white noise.
+    residual : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        The difference without the point sources of ``fits``.
     science, template : `MeasuredImage` or `None`
         Science image and matched template, on the same pixels and flux scale; `None` if no plug-in that
         is switched on ``uses_direct_images``.
@@ -84,6 +86,7 @@ class MeasurementInputs:
     """
 
     difference: MeasuredImage
+    residual: np.ndarray
     science: MeasuredImage | None
     template: MeasuredImage | None
     exposure: DifferenceImage

@@ -77,6 +77,7 @@ class DipolePlugin(MeasurementPlugin):
             max_separation=config.maxFitSeparationFwhm * fwhm,
             relative_weight=config.relWeight,
             iterations=config.nIterations,
+            residual=inputs.residual,
         )
         return _as_columns(inputs, dipoles) | {
             "isDipole": Column(self._classify(dipoles, fwhm), description="Classified as a dipole"),

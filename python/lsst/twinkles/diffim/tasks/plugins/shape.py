@@ -48,6 +48,7 @@ class ShapePlugin(MeasurementPlugin):
             sigma=inputs.fwhm / _FWHM_PER_SIGMA,
             max_shift=self.config.maxShiftFwhm * inputs.fwhm,
             iterations=self.config.nIterations,
+            residual=inputs.residual,
         )  # fmt: skip
         area = np.abs(np.linalg.det(inputs.sky_jacobian))
         columns = {}

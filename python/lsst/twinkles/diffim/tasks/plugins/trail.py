@@ -10,7 +10,7 @@ from astropy.table import Column
 
 from lsst.pex.config import RangeField
 
-from ...algorithms.measure.shapes import measure_adaptive_moments
+from ...algorithms.measure.shapes import Moments, measure_adaptive_moments
 from ...algorithms.measure.trail import TrailFits, fit_trail_sources
 from .base import MeasurementInputs, MeasurementPlugin, MeasurementPluginConfig, register_plugin
 
@@ -21,7 +21,11 @@ _VERES = 1
 class TrailConfig(MeasurementPluginConfig):
     """Configuration of `TrailPlugin`."""
 
-    minSnr = RangeField[float](doc="Least signal-to-noise ratio of what is tried.", default=5.0, min=0.0)
+    minSignificance = RangeField[float](
+        doc="A source is tried if it is elongated by so many times the error of its moments.",
+        default=4.0,
+        min=0.0,
+    )
     minLengthFwhm = RangeField[float](
         doc="A source is tried if its moments tell of a trail of this length or more, in FWHM.",
         default=1.0,
@@ -43,20 +47,31 @@ class TrailPlugin(MeasurementPlugin):
     def measure(self, inputs: MeasurementInputs) -> dict[str, Column]:
         """Measure (see `MeasurementPlugin`)."""
         config, pixels, fits, fwhm = self.config, inputs.difference, inputs.fits, inputs.fwhm
-        moments = measure_adaptive_moments(
-            pixels.image, pixels.weight, pixels.psf, fits,
-            half=inputs.half, sigma=fwhm / 2.3548, max_shift=fwhm, iterations=100,
-        )  # fmt: skip
-        with np.errstate(invalid="ignore"):
-            moments.xx[~(np.abs(fits.flux) > config.minSnr * fits.flux_error)] = np.nan
+        moments = _moments(inputs)
         trails = fit_trail_sources(
             pixels.image, pixels.weight, pixels.psf, fits, moments,
             half=inputs.half + int(np.ceil(0.5 * config.maxLengthFwhm * fwhm)),
+            min_significance=config.minSignificance,
             min_length=config.minLengthFwhm * fwhm,
             max_length=config.maxLengthFwhm * fwhm,
             iterations=config.nIterations,
+            residual=inputs.residual,
         )  # fmt: skip
         return _as_columns(inputs, trails)
+
+
+def _moments(inputs: MeasurementInputs) -> Moments:
+    """Return the moments in pixels, those of the plug-in shape if it has run."""
+    names = [f"i{name}{suffix}" for suffix in ("", "PSF") for name in ("xx", "xy", "yy")]
+    if set(names) <= set(inputs.columns):
+        area = np.abs(np.linalg.det(inputs.sky_jacobian))
+        return Moments(*(np.asarray(inputs.columns[name]) / area for name in names))
+    pixels = inputs.difference
+    return measure_adaptive_moments(
+        pixels.image, pixels.weight, pixels.psf, inputs.fits,
+        half=inputs.half, sigma=inputs.fwhm / 2.3548, max_shift=inputs.fwhm, iterations=100,
+        residual=inputs.residual,
+    )  # fmt: skip
 
 
 def _as_columns(inputs: MeasurementInputs, trails: TrailFits) -> dict[str, Column]:
