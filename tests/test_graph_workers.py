@@ -3,15 +3,23 @@
 import json
 import logging
 import os
+import pickle
 import shutil
+import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
+import networkx
 import pytest
 from lsst.daf.butler import Butler
 from lsst.daf.butler.cli.cliLog import CliLog
+from lsst.pipe.base.graph_walker import GraphWalker
+from lsst.pipe.base.mp_graph_executor import MPGraphExecutorError
 from repositories import make_repository
 
+from lsst.twinkles.diffim.cli.graph_workers import _require_multiprocessing, _Tally
 from lsst.twinkles.diffim.cli.run_pipeline import main
+from lsst.twinkles.diffim.cli.runner import Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 PIPELINE = ROOT / "pipelines" / "TwinklesImageDifference.yaml"
@@ -120,6 +128,72 @@ def results_are_none(repo):
         return not list(butler.registry.queryDatasetTypes("deepDiff_*"))
 
 
+@pytest.mark.slow
 def test_a_failure_that_ends_the_run(repo, capfd):
     assert run(repo, "-j", 2, "--fail-fast", stubs="config.subtract.failVisits = [1, 2, 3, 4, 5]\n") == 1
     assert not results(repo)
+
+
+# Quanta that need each other ------------------------------------------------------------------
+
+
+class DataId(dict):
+    """A data id as far as it is looked at."""
+
+    @property
+    def required_values(self):
+        return tuple(self.values())
+
+
+def make_graph(edges):
+    """Return a graph of quanta, each named "task visit", with an edge where one needs another."""
+    graph = networkx.DiGraph()
+    names = {name for edge in edges for name in edge}
+    ids = {name: uuid.uuid5(uuid.NAMESPACE_OID, name) for name in names}
+    for name, quantum_id in ids.items():
+        task, visit = name.split()
+        node = SimpleNamespace(label=task, task_class=SimpleNamespace(canMultiprocess=task != "alone"))
+        state = {
+            "task_label": task,
+            "data_id": DataId(visit=int(visit)),
+            "quantum": name,
+            "pipeline_node": node,
+        }
+        graph.add_node(quantum_id, **state)
+    graph.add_edges_from((ids[one], ids[other]) for one, other in edges)
+    return graph, ids
+
+
+def test_quanta_wait_for_those_they_need_and_are_skipped_if_these_fail():
+    graph, ids = make_graph([("a 1", "b 1"), ("b 1", "c 1"), ("a 2", "b 2"), ("b 2", "c 1"), ("b 2", "c 2")])
+    report = SimpleNamespace(status=None, quantaReports=[])
+    walker = GraphWalker(graph.copy())
+    tally = _Tally(graph, walker, report)
+
+    def ready():
+        jobs = tally.make_jobs(next(walker))
+        return {pickle.loads(job.quantum): job.label for job in jobs}
+
+    first = ready()
+    assert list(first) == ["a 1", "a 2"]
+    tally.conclude(Outcome(first["a 2"], "done"))
+    second = ready()
+    assert list(second) == ["b 2"]
+    tally.conclude(Outcome(first["a 1"], "failed", "oh", error=ValueError("oh")))
+    assert ready() == {}
+    tally.conclude(Outcome(second["b 2"], "done"))
+    third = ready()
+    assert list(third) == ["c 2"]  # c 1 needs b 1, which needs a 1
+    tally.conclude(Outcome(third["c 2"], "done"))
+    assert list(walker) == []
+    names = {quantum_id: name for name, quantum_id in ids.items()}
+    status = {names[r.quantumId]: r.status.value for r in report.quantaReports}
+    skipped = dict.fromkeys(("b 1", "c 1"), "skipped")
+    assert status == {"a 1": "failure", **skipped, **dict.fromkeys(("a 2", "b 2", "c 2"), "success")}
+    assert tally.n_failed == 3
+
+
+def test_tasks_that_want_to_be_alone_are_refused():
+    graph, _ = make_graph([("a 1", "alone 1")])
+    with pytest.raises(MPGraphExecutorError, match=r"\['alone'\] cannot run in worker processes; use -j 1"):
+        _require_multiprocessing(graph)

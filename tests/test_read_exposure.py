@@ -258,10 +258,15 @@ def test_projection_of_another_exposure(tmp_path, scene):
     assert with_sky_projection(second, first.sky_projection).psf is second.psf
 
 
-def test_a_number_of_axes_that_would_keep_the_readers_busy_for_ever_is_refused(tmp_path):
+@pytest.mark.parametrize(("keyword", "hdu"), [("WCSAXES", 1), ("NAXIS", 2)])
+def test_a_number_of_axes_that_would_keep_readers_busy_for_ever_is_refused(tmp_path, keyword, hdu):
     path = tmp_path / "a.fits"
     make_exposure(np.zeros((40, 44))).write(path)
-    with fits.open(path, mode="update") as hdus:
-        hdus["IMAGE"].header["WCSAXES"] = 2147483647
-    with pytest.raises(UnreadableExposureError, match=r"WCSAXES=2147483647, which must be from 0 to 99"):
+    data = bytearray(path.read_bytes())
+    with fits.open(path) as hdus:
+        start = hdus[hdu].fileinfo()["hdrLoc"]
+    place = data.index(keyword.ljust(8).encode() + b"=", start)
+    data[place + 10 : place + 30] = b"2147483647".rjust(20)
+    path.write_bytes(data)
+    with pytest.raises(UnreadableExposureError, match=rf"{keyword} is 2147483647 and must be from 0 to 99"):
         read_exposure(path)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 __all__ = ("UnreadableExposureError", "is_lsst_images_file", "open_fits", "read_array")
 
+import bz2
+import gzip
+import lzma
+import math
+import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 from astropy.utils.exceptions import AstropyWarning
 
 _MAGIC = (b"SIMPLE  =", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
@@ -60,24 +66,51 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
         # A missing padding at the end, a card out of order: the data are read, or read_array complains.
         warnings.simplefilter("ignore", AstropyWarning)
         try:
+            _check_counts(path)
             hdus = fits.open(path, memmap=False)
             hdus.readall() if path.suffix in (".gz", ".bz2", ".xz") else len(hdus)
-            _check_axes(hdus)
         except Exception as error:  # the parser raises whatever it meets in a damaged header
             raise UnreadableExposureError(path, f"not a readable FITS file ({error})", _AGAIN) from error
         with hdus:
             yield hdus
 
 
-def _check_axes(hdus: fits.HDUList) -> None:
-    """Refuse a number of axes over which the readers of the WCS would loop for ever."""
-    for index, hdu in enumerate(hdus):
-        n_axes = hdu.header.get("WCSAXES", 0)
-        if not isinstance(n_axes, int) or not 0 <= n_axes <= _MAX_AXES:
-            raise ValueError(f"HDU {index} has WCSAXES={n_axes!r}, which must be from 0 to {_MAX_AXES}")
+def _check_counts(path: Path) -> None:
+    """Refuse numbers of axes and columns over which readers would loop for ever.
+
+    Looks at the headers alone; what else is wrong with them is left to those
+    who read them.
+    """
+    opener = _OPENERS.get(path.suffix, open)
+    with opener(path, "rb") as stream, suppress(EOFError, OSError, OverflowError):
+        while True:
+            header = fits.Header.fromfile(stream, endcard=True)
+            for name, limit in _MAX_COUNTS.items():
+                number = _find_number(header, name)
+                if not 0 <= number <= limit:
+                    raise ValueError(f"{name} is {number} and must be from 0 to {limit}")
+            stream.seek(_data_size(header), os.SEEK_CUR)
 
 
-_MAX_AXES = 99
+def _data_size(header: fits.Header) -> int:
+    """Return how many bytes of data there are behind a header, in whole blocks."""
+    axes = [_find_number(header, f"NAXIS{i + 1}") for i in range(_find_number(header, "NAXIS"))]
+    n_values = _find_number(header, "PCOUNT") + (math.prod(axes) if axes else 0)
+    size = abs(_find_number(header, "BITPIX")) // 8 * max(1, _find_number(header, "GCOUNT")) * n_values
+    return max(0, -(-size // _BLOCK) * _BLOCK)
+
+
+def _find_number(header: fits.Header, name: str) -> int:
+    try:
+        number = header.get(name, 0)
+    except VerifyError:
+        return 0
+    return number if isinstance(number, int) else 0
+
+
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_MAX_COUNTS = {"NAXIS": 99, "ZNAXIS": 99, "WCSAXES": 99, "TFIELDS": 999}
+_BLOCK = 2880
 _AGAIN = "It may be cut short or damaged: fetch or write the file again"
 
 
