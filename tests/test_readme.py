@@ -13,8 +13,8 @@ TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
 LINES = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 OURS = [line for line in LINES if line.split()[0].endswith(".py")]
-# Those for a fresh machine, which would install, or test within a test.
-ELSEWHERE = ("make", "pip", "setup", "scons", "PYTHONPATH=$PWD/python")
+# Those for a fresh machine, which would install, or test within a test; the box has a test of its own.
+ELSEWHERE = ("make", "pip", "setup", "scons", "PYTHONPATH=$PWD/python", "twinklesInABox.py")
 
 
 def help_of(command):

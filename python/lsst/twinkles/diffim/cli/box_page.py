@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ("BoxResults", "write_box_page")
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from .box_coadds import DIFFERENCE_COLLECTION
 _SHOWN = 9
 _ROWS_OF_STAMPS, _STAMPS, _HALF = 6, 9, 14
 _SEEN = 5.0
-_MODEL_POINTS = 400
+_MODEL_POINTS = 300
 
 
 @dataclass(frozen=True)
@@ -155,13 +155,15 @@ def write_box_page(results: BoxResults, directory: Path) -> Path:
     path : `pathlib.Path`
         The page.
     """
+    mjd, true_fluxes = _true_fluxes(results)
     plot_survey(results.visits, directory / "survey.png")
     figures = [("Seeing, templates, depth", "survey.png")]
     for kind, title in (("supernova", "Supernovae"), ("quasar", "Images of lensed quasars")):
         chosen = _choose(results, kind)
         if not len(chosen):
             continue
-        curves, models = zip(*(_curve(results, object_id) for object_id in chosen), strict=True)
+        curves = [_curve(results, object_id) for object_id in chosen]
+        models = [{"mjd": mjd, "flux": true_fluxes[object_id]} for object_id in chosen]
         plot_light_curves(curves, models, directory / f"{kind}.png", title=f"{title}: measured and true flux")
         figures.append((title, f"{kind}.png"))
     stamps = _cut_stamps(results, directory)
@@ -196,20 +198,22 @@ def _choose(results: BoxResults, kind: str) -> list[int]:
     return [int(ids[i]) for i in order if power[i] > _SEEN**2]
 
 
-def _curve(results: BoxResults, object_id: int) -> tuple[Table, Mapping[str, np.ndarray]]:
-    """Return the measured light curve of an object and the true one."""
+def _true_fluxes(results: BoxResults) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Return a fine grid of times, and on it the true fluxes (nJy) of everything that varies."""
+    mjd = np.linspace(results.visits["mjd"].min() - 5, results.visits["mjd"].max() + 5, _MODEL_POINTS)
+    tables = [results.scene.variables(mjd=time, band=results.band) for time in mjd]
+    fluxes = 10 ** (0.4 * (31.4 - np.array([np.asarray(table["magnitude"]) for table in tables])))
+    return mjd, dict(zip(tables[0]["object_id"].tolist(), fluxes.T, strict=True))
+
+
+def _curve(results: BoxResults, object_id: int) -> Table:
+    """Return the measured light curve of an object."""
     points = results.points[results.points["object_id"] == object_id]
     points = points[np.isfinite(points["flux"])]
-    curve = Table(
+    return Table(
         {"mjd": points["mjd"], "flux": points["flux"] + points["template_flux"], "error": points["error"]},
         meta={"label": f"{points['kind'][0]} {object_id}"},
     )
-    mjd = np.linspace(results.visits["mjd"].min() - 5, results.visits["mjd"].max() + 5, _MODEL_POINTS)
-    row = int(
-        np.flatnonzero(results.scene.variables(mjd=mjd[0], band=results.band)["object_id"] == object_id)[0]
-    )
-    magnitudes = np.array([results.scene.variables(mjd=t, band=results.band)["magnitude"][row] for t in mjd])
-    return curve, {"mjd": mjd, "flux": 10 ** (0.4 * (31.4 - magnitudes))}
 
 
 def _cut_stamps(results: BoxResults, directory: Path) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:

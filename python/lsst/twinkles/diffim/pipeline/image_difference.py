@@ -42,7 +42,7 @@ from ..tasks.image_difference import ImageDifferenceConfig, ImageDifferenceTask
 from ..tasks.twinkles_image_difference import set_twinkles_defaults
 from .ids import DiaSourceIdFactory
 from .provenance import describe_template
-from .select_templates import rows_of
+from .select_templates import chosen_templates, rows_of
 
 if TYPE_CHECKING:
     from lsst.pipe.base.connections import QuantaAdjuster
@@ -209,14 +209,18 @@ class ImageDifferenceConnections(
                 f"first, with the same query ({error})."
             ) from error
         for table, members in tables:
+            chosen = chosen_templates(table)
             for quantum in members:
-                rows = rows_of(table, int(quantum["visit"]))
-                chosen = rows["visit"][rows["rank"] == 0]
-                templates[quantum] = int(chosen[0]) if len(chosen) else None
-                if len(chosen) and (_place(quantum), int(chosen[0])) not in here:
+                visit = int(quantum["visit"])
+                if visit not in chosen:
                     raise LookupError(
-                        f"Visit {int(chosen[0])}, the template of visit {quantum['visit']}, is not among the "
-                        "visits of the data query; widen it to those that selectTemplates chose from."
+                        f"No template was chosen for visit {visit}; run selectTemplates on it, too."
+                    )
+                templates[quantum] = template = chosen[visit]
+                if template is not None and (_place(quantum), template) not in here:
+                    raise LookupError(
+                        f"Visit {template}, the template of visit {visit}, is not among the visits of the "
+                        "data query; widen it to those that selectTemplates chose from."
                     )
         return templates
 

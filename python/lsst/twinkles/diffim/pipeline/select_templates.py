@@ -6,6 +6,7 @@ __all__ = (
     "SelectTemplatesConnections",
     "SelectTemplatesPipelineConfig",
     "SelectTemplatesPipelineTask",
+    "chosen_templates",
     "read_candidates",
     "rows_of",
 )
@@ -121,7 +122,13 @@ def read_candidates(handles: Sequence[DeferredDatasetHandle], log: LsstLogAdapte
 def rows_of(choices: Table, visit: int) -> Table:
     """Return the scores of the candidates for one science visit."""
     rows = choices[choices["scienceVisit"] == visit]
-    if len(rows) == 0:
-        raise LookupError(f"No template was chosen for visit {visit}; run selectTemplates on it, too.")
     del rows["scienceVisit"]
     return rows
+
+
+def chosen_templates(choices: Table) -> dict[int, int | None]:
+    """Return the template of each science visit, `None` where none may serve."""
+    best = choices["rank"] == 0
+    found: dict[int, int | None] = dict.fromkeys(map(int, np.unique(choices["scienceVisit"])))
+    found.update(zip(choices["scienceVisit"][best].tolist(), choices["visit"][best].tolist(), strict=True))
+    return found
