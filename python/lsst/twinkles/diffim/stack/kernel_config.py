@@ -163,6 +163,9 @@ def make_engine_config(config: StackSubtractConfig) -> AlardLuptonSubtractConfig
     kernel = config.makeKernel.kernel
     engine.kernel.name = kernel.name
     _copy_fields(kernel.active, engine.kernel.active)
+    # In the stack's files the order is what is wanted, and not too high for the stars: the highest to try.
+    order = kernel.active.spatialKernelOrder
+    engine.kernel.active.spatialKernelOrderMax = min(order, kernel.active.spatialKernelOrderMax)
     for name in ("badMaskPlanes", "excludeMaskPlanes", "preserveTemplateMask"):
         setattr(engine, name, list(getattr(config, name)))
     engine.renameTemplateMask = {"SAT": "SAT_TEMPLATE"} if "SAT" in config.renameTemplateMask else {}
