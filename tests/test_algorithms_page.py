@@ -20,7 +20,8 @@ def defaults():
     parts = [config, config.getTemplate.value, config.getTemplate.value.warp.value, config.subtract.value]
     parts += [config.subtract.value.kernel[name] for name in ("zogy", "AL")]
     parts += [
-        getattr(config, name).value for name in ("decorrelate", "scaleVariance", "detection", "measurement")
+        getattr(config, name).value
+        for name in ("decorrelate", "finalWhitening", "scaleVariance", "detection", "measurement")
     ]
     return {name: getattr(part, name) for part in parts for name in part._fields}
 

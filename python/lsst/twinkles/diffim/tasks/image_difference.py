@@ -18,6 +18,7 @@ from ._stand_ins import UnbuiltStageTask
 from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
 from .errors import UnsuitableTemplateError
+from .final_whitening import FinalWhiteningTask
 from .get_template import GetCalexpAsTemplateTask, restore_background
 from .measurement import MeasurementTask
 from .scale_variance import ScaleVarianceTask
@@ -110,6 +111,10 @@ class ImageDifferenceConfig(Config):
         doc="Scale the difference's variance plane to the scatter of its pixels?", default=True
     )
     doDecorrelation = Field[bool](doc="Whiten the noise of the difference image?", default=True)
+    doFinalWhitening = Field[bool](
+        doc="Undo the correlation of the noise that blank sky still shows, as where inputs were resampled?",
+        default=False,
+    )
     doSpatiallyVarying = Field[bool](doc="Whiten on a grid of positions?", default=False)
 
     # Detection and measurement
@@ -142,6 +147,9 @@ class ImageDifferenceConfig(Config):
     getTemplate: Any = ConfigurableField(doc="Template on the science grid.", target=GetCalexpAsTemplateTask)
     subtract: Any = ConfigurableField(doc="PSF matching and subtraction.", target=AlardLuptonSubtractTask)
     decorrelate: Any = ConfigurableField(doc="Whitening of the noise.", target=DecorrelateTask)
+    finalWhitening: Any = ConfigurableField(
+        doc="Whitening of what correlation is left.", target=FinalWhiteningTask
+    )
     scaleVariance: Any = ConfigurableField(doc="Scaling of variance planes.", target=ScaleVarianceTask)
     detection: Any = ConfigurableField(doc="Detection of DIA sources.", target=DetectionTask)
     measurement: Any = ConfigurableField(doc="Measurement of DIA sources.", target=MeasurementTask)
@@ -196,6 +204,7 @@ class ImageDifferenceTask(Task):
     getTemplate: Any
     subtract: Any
     decorrelate: Any
+    finalWhitening: Any
     scaleVariance: Any
     detection: Any
     measurement: Any
@@ -208,6 +217,8 @@ class ImageDifferenceTask(Task):
         )
         if self.config.doDecorrelation:
             self.makeSubtask("decorrelate")
+        if self.config.doFinalWhitening:
+            self.makeSubtask("finalWhitening")
         self.makeSubtask("scaleVariance")
         if self.config.doDetection:
             self._make_subtask(
@@ -345,6 +356,8 @@ class ImageDifferenceTask(Task):
                 subtracted.psfMatchingKernel,
                 templateMatched=subtracted.convolvedTemplate,
             ).correctedExposure
+        if self.config.doFinalWhitening:
+            difference = self.finalWhitening.run(difference).whitened
         if self.config.doScaleDiffimVariance:
             scaled = self.scaleVariance.run(difference)
             self.metadata["scaleDiffimVarianceFactor"] = scaled.factor
