@@ -41,7 +41,7 @@ def defaults():
     parts += [config.subtract.value.kernel[name] for name in ("zogy", "AL")]
     parts += [
         getattr(config, name).value
-        for name in ("decorrelate", "scaleVariance", "detection", "deblend", "measurement")
+        for name in ("decorrelate", "finalWhitening", "scaleVariance", "detection", "deblend", "measurement")
     ]
     parts += [config.measurement.value.plugins[name] for name in ("dipole", "trail", "apertureFlux")]
     return {name: getattr(part, name) for part in parts for name in part._fields}

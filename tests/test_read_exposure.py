@@ -270,3 +270,32 @@ def test_a_number_of_axes_that_would_keep_readers_busy_for_ever_is_refused(tmp_p
     path.write_bytes(data)
     with pytest.raises(UnreadableExposureError, match=rf"{keyword} is 2147483647 and must be from 0 to 99"):
         read_exposure(path)
+
+
+# A variance that does not fit ---------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [0.4, 2.5])
+def test_wrong_gain_is_noticed_and_named(tmp_path, scene, caplog, factor):
+    """A variance plane made with a gain that is 0.4 or 2.5 times the right one."""
+    path = write_plain(tmp_path / "a.fits", scene.image, VARIANCE=scene.true_variance / factor)
+    with caplog.at_level(logging.WARNING):
+        exposure = read_exposure(path)
+    sentence = exposure.metadata["noticedVariance"]
+    assert sentence in caplog.text and "wrong gain" in sentence
+    found = float(sentence.split("scatter with ")[1].split()[0])
+    assert found == pytest.approx(factor, rel=0.2)  # the wings of the stars add a little
+
+
+def test_right_gain_is_not_commented_on(tmp_path, scene):
+    path = write_plain(tmp_path / "a.fits", scene.image, VARIANCE=scene.true_variance)
+    assert "noticedVariance" not in read_exposure(path).metadata
+
+
+def test_gain_of_the_header_that_cannot_be_is_named(tmp_path, scene):
+    path = write_plain(tmp_path / "a.fits", scene.image, header=header_with(GAIN=5.0, RDNOISE=READ_NOISE))
+    sentence = read_exposure(path).metadata["madeVariance"]
+    assert "wrong gain" in sentence
+    fitting = float(sentence.split("a gain of ")[1].split()[0])
+    # Sky photons and read noise: 400 / (400 / 1.5 + (5 / 1.5)**2).
+    assert fitting == pytest.approx(1.44, rel=0.05)

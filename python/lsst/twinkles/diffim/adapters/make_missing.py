@@ -5,7 +5,7 @@ Every function also returns a sentence that says what was made and from what.
 
 from __future__ import annotations
 
-__all__ = ("make_mask_planes", "make_variance", "make_wcs")
+__all__ = ("compare_variance", "make_mask_planes", "make_variance", "make_wcs")
 
 import astropy.units as u
 import numpy as np
@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from ..algorithms.read.flaws import find_blank_border, find_odd_rim, find_pile_up, find_saturated
-from ..algorithms.read.sky import SkyModel, estimate_source_poisson
+from ..algorithms.read.sky import SkyModel, estimate_source_poisson, scatter_over_variance
 from .header_values import (
     GAIN_KEYS,
     READ_NOISE_KEYS,
@@ -135,6 +135,8 @@ def make_variance(
                 f"the sky (sky subtracted, image stacked or resampled, or a wrong gain), so that it is used "
                 "for the light of the sources only"
             )
+            if (fitting := _gain_of_sky(sky, scatter)) is not None:
+                note += f"; a gain of {fitting:.3g} would explain all of it"
     elif (gain := _gain_of_sky(sky, scatter)) is not None:
         note += f", and for the sources from the gain {gain:.4g} e that follows from sky over scatter"
     else:
@@ -142,6 +144,31 @@ def make_variance(
     if gain is not None:
         background = background + estimate_source_poisson(image, sky, gain=gain)
     return np.maximum(background, _tiny(sky)).astype(np.float32), note
+
+
+def compare_variance(image: np.ndarray, variance: np.ndarray, bad: np.ndarray) -> str | None:
+    """Tell whether a variance plane fits the scatter of the pixels.
+
+    Parameters
+    ----------
+    image, variance : `numpy.ndarray`, ``(Ny, Nx)``
+        Pixels and the variances that came with them.
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Pixels to leave out.
+
+    Returns
+    -------
+    note : `str` or `None`
+        A sentence that names what is wrong; `None` if they fit, or too few pixels tell.
+    """
+    ratio = scatter_over_variance(image, variance, bad)
+    if not np.isfinite(ratio) or _BELIEVABLE[0] < ratio < _BELIEVABLE[1]:
+        return None
+    return (
+        f"the pixels scatter with {ratio:.2g} times the variance of the variance plane: it was made with a "
+        f"wrong gain ({ratio:.2g} times the right one, if the noise is that of photons), or the image was "
+        "scaled, stacked or smoothed afterwards"
+    )
 
 
 def make_wcs(shape: tuple[int, int], header: fits.Header) -> tuple[WCS, str]:

@@ -25,7 +25,7 @@ from .header_values import (
     find_pixel_scale,
     nanojansky_per_unit,
 )
-from .make_missing import make_mask_planes, make_variance, make_wcs
+from .make_missing import compare_variance, make_mask_planes, make_variance, make_wcs
 from .masks import bad_pixels
 from .plain_fits import PlainExposure, read_plain_fits
 from .psfs import neighbour_ratio, psf_from_grid, sample_psf
@@ -263,6 +263,8 @@ class _Builder:
         """Return the file's variance with its gaps filled, or one that is made."""
         given = self.plain.variance
         if given is not None:
+            if (sentence := compare_variance(self.image, given, self.bad)) is not None:
+                self.note("noticedVariance", sentence)
             return np.where(np.isfinite(given), given, np.nanmedian(given)).astype(np.float32)
         variance, note = make_variance(
             self.image, self.sky, self.plain.header, self.plain.unit, gain=gain, read_noise=read_noise

@@ -188,7 +188,7 @@ def _fit(samples: list[Any], *, size: int, scale: float, order: int) -> Any:
         model = piff.PixelGrid(scale=scale, size=size, interp="Lanczos(11)")
         # The faster solver "cpp" may end the process (SIGFPE): Eigen divides by zero where it chooses the
         # size of blocks for some sizes of matrices, seen on processors with very large caches.
-        interp = piff.BasisPolynomial(order=order, solver="scipy")
+        interp = _fast_polynomial(order)
         outliers = piff.ChisqOutliers(nsigma=4.0, max_remove=0.05)
     else:
         model, interp, outliers = piff.Moffat(beta=3.0, fastfit=True), piff.Mean(), None
@@ -202,4 +202,40 @@ def _fit(samples: list[Any], *, size: int, scale: float, order: int) -> Any:
             f"The PSF fit to {len(samples)} stars failed ({error}); add an extension PSF (one stamp) to the "
             "file."
         ) from error
+    if isinstance(interp, piff.BasisPolynomial):  # of a class that others know
+        psf.interp = piff.BasisPolynomial(order=order, solver="scipy")
+        psf.interp.q = interp.q
     return psf
+
+
+def _fast_polynomial(order: int) -> Any:
+    """Return Piff's polynomial of pixel grids, with normal equations that are summed in one matrix product.
+
+    Piff adds an outer product of the whole matrix for every star, which takes most of the time of a fit.
+    """
+    import piff
+    from scipy.linalg import LinAlgError, solve
+
+    class FastPolynomial(piff.BasisPolynomial):
+        _type_name = None  # not a type that files have
+
+        def _solve_direct_python(self, stars: list[Any], logger: Any) -> None:
+            basis = np.array([self.basis(star) for star in stars])
+            alpha = np.array([star.fit.alpha for star in stars])
+            beta = np.array([star.fit.beta for star in stars])
+            n_params, n_terms = self.q.shape
+            products = (basis[:, :, None] * basis[:, None, :]).reshape(len(stars), -1)
+            matrix = (products.T @ alpha.reshape(len(stars), -1)).reshape(
+                n_terms, n_terms, n_params, n_params
+            )
+            matrix = matrix.transpose(2, 0, 3, 1).reshape(self.q.size, self.q.size)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a high condition number does no harm here
+                    step = solve(matrix, (beta.T @ basis).ravel(), assume_a="pos", check_finite=False)
+            except LinAlgError:
+                super()._solve_direct_python(stars, logger)
+            else:
+                self.q += step.reshape(self.q.shape)
+
+    return FastPolynomial(order=order, solver="scipy")

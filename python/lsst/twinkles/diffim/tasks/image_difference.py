@@ -30,6 +30,7 @@ from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
 from .difference_quality import DifferenceQualityConfig, DifferenceQualityTask
 from .errors import UnsuitableTemplateError
+from .final_whitening import FinalWhiteningTask
 from .forced_measurement import ForcedMeasurementTask
 from .get_template import GetCalexpAsTemplateTask, restore_background
 from .measurement import MeasurementTask
@@ -123,6 +124,10 @@ class ImageDifferenceConfig(DifferenceQualityConfig):
         doc="Scale the difference's variance plane to the scatter of its pixels?", default=True
     )
     doDecorrelation = Field[bool](doc="Whiten the noise of the difference image?", default=True)
+    doFinalWhitening = Field[bool](
+        doc="Undo the correlation of the noise that blank sky still shows, as where inputs were resampled?",
+        default=False,
+    )
     doSpatiallyVarying = Field[bool](
         doc="Whiten with the kernel and noise of each position? It is always done; for override files.",
         default=False,
@@ -161,6 +166,9 @@ class ImageDifferenceConfig(DifferenceQualityConfig):
     getTemplate: Any = ConfigurableField(doc="Template on the science grid.", target=GetCalexpAsTemplateTask)
     subtract: Any = ConfigurableField(doc="PSF matching and subtraction.", target=AlardLuptonSubtractTask)
     decorrelate: Any = ConfigurableField(doc="Whitening of the noise.", target=DecorrelateTask)
+    finalWhitening: Any = ConfigurableField(
+        doc="Whitening of what correlation is left.", target=FinalWhiteningTask
+    )
     scaleVariance: Any = ConfigurableField(doc="Scaling of variance planes.", target=ScaleVarianceTask)
     detection: Any = ConfigurableField(doc="Detection of DIA sources.", target=DetectionTask)
     deblend: Any = ConfigurableField(doc="Separation of sources under one peak.", target=DeblendTask)
@@ -220,6 +228,7 @@ class ImageDifferenceTask(DifferenceQualityTask):
     register: Any
     subtract: Any
     decorrelate: Any
+    finalWhitening: Any
     scaleVariance: Any
     detection: Any
     deblend: Any
@@ -236,6 +245,8 @@ class ImageDifferenceTask(DifferenceQualityTask):
         )
         if self.config.doDecorrelation:
             self.makeSubtask("decorrelate")
+        if self.config.doFinalWhitening:
+            self.makeSubtask("finalWhitening")
         self.makeSubtask("scaleVariance")
         if self.config.doDetection:
             self._make_subtask(
@@ -402,6 +413,8 @@ class ImageDifferenceTask(DifferenceQualityTask):
                 subtracted.psfMatchingKernel,
                 templateMatched=subtracted.convolvedTemplate,
             ).correctedExposure
+        if self.config.doFinalWhitening:
+            difference = self.finalWhitening.run(difference).whitened
         if self.config.doScaleDiffimVariance:
             scaled = self.scaleVariance.run(difference)
             self.metadata["scaleDiffimVarianceFactor"] = scaled.factor

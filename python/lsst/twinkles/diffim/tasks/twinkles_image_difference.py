@@ -21,14 +21,17 @@ def set_twinkles_defaults(config: ImageDifferenceConfig) -> None:
     Visits of all seeings come back to one pointing, so that the template is
     another visit and may be the wider of the two: the direction of the
     convolution is chosen from the PSFs, and the method is the one that needs
-    none: their PSFs are well known. The visits of one pointing are taken in
-    several bands, hence no insistence on the same one if a template is named;
-    one that is not named is chosen by PSF and noise among those of the band.
+    none: their PSFs are well known. Noise that is not white, of exposures which
+    were resampled before, is whitened by what blank sky shows. The visits of one
+    pointing are taken in several bands, hence no insistence on the same one if a
+    template is named; one that is not named is chosen by PSF and noise among
+    those of the band.
     """
     config.selectTemplate.name = "psf"
     config.getTemplate.retarget(GetCalexpAsTemplateTask)
     config.subtract.mode = "auto"
     config.subtract.kernel.name = "zogy"
+    config.doFinalWhitening = True
     config.doWriteMatchedExp = True
     config.requireSameBand = False
 

@@ -13,6 +13,8 @@ from astropy.io import fits
 
 from ..fits_files import UnreadableExposureError, open_fits, read_array
 from ..header_values import find_unit
+from ..make_missing import compare_variance
+from ..masks import bad_pixels
 from ..psfs import InvalidPsfError
 from .archive import AfwComponentError, Row, TableArchive
 from .kernels import KERNEL_READERS
@@ -211,6 +213,10 @@ class _Reader:
         self.filter = self._component("FILTER", dict)
         self.polygon = self._component("VALID_POLYGON")
         self.corrections = self._component("AP_CORR_MAP", dict) or {}
+        self.bad = ~np.isfinite(self.image) | ~(self.variance > 0)
+        self.bad |= bad_pixels(self.mask, ("NO_DATA", "SATURATED", "BAD"))
+        if (sentence := compare_variance(self.image, self.variance, self.bad)) is not None:
+            self.note("noticedVariance", sentence)
         self.psf = self._psf(psf)
         for name in sorted(set(self.numbers) - _READ):
             if name in _LEFT_ASIDE:
@@ -289,10 +295,7 @@ class _Reader:
 
         if source == "file":
             _LOG.warning("%s: the file has no PSF", self.path.name)
-        bad = ~np.isfinite(self.image) | ~(self.variance > 0)
-        for plane in ("NO_DATA", "SATURATED", "BAD"):
-            bad |= self.mask.get(plane)
-        result = measure_image_psf(self.image, self.variance, bad, self.bbox)
+        result = measure_image_psf(self.image, self.variance, self.bad, self.bbox)
         self.note("madePsf", result.note)
         return result.psf
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("SkyModel", "estimate_sky", "estimate_source_poisson", "neighbour_correlation")
+__all__ = (
+    "SkyModel",
+    "estimate_sky",
+    "estimate_source_poisson",
+    "neighbour_correlation",
+    "scatter_over_variance",
+)
 
 from dataclasses import dataclass
 
@@ -12,6 +18,9 @@ from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filt
 # Standard deviation of a unit Gaussian cut at 3 sigma.
 _CUT_GAUSSIAN_STD = 0.98658
 _MIN_GOOD_FRACTION = 0.3
+# Distance of the pixels that are compared with each other, and their number at most.
+_COLUMNS_APART = 5
+_N_DIFFERENCES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,35 @@ def estimate_source_poisson(image: np.ndarray, sky: SkyModel, *, gain: float) ->
     # White noise smoothed with a Gaussian of width s has 1 / (2 sqrt(pi) s) of its standard deviation.
     noise = sky.sigma / (2.0 * np.sqrt(np.pi))
     return np.where(smooth > 1.5 * noise, smooth / gain, 0.0).astype(np.float32)
+
+
+def scatter_over_variance(image: np.ndarray, variance: np.ndarray, bad: np.ndarray) -> float:
+    """Return how much more the pixels scatter than their variance says.
+
+    Parameters
+    ----------
+    image, variance : `numpy.ndarray`, ``(Ny, Nx)``
+        Pixels and their variances.
+    bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
+        Pixels to leave out.
+
+    Returns
+    -------
+    ratio : `float`
+        Variance of the differences of pixels some columns apart, which the sky and the correlation of
+        neighbours leave alone, over the sum of their variances; from the median, which sources hardly
+        touch. NaN where there are fewer than 100 differences.
+    """
+    rows = slice(None, None, max(1, image.shape[0] * image.shape[1] // _N_DIFFERENCES))
+    first, second = np.s_[rows, :-_COLUMNS_APART], np.s_[rows, _COLUMNS_APART:]
+    with np.errstate(invalid="ignore"):
+        good = ~bad & np.isfinite(image) & np.isfinite(variance) & (variance > 0)
+    use = good[first] & good[second]
+    if np.count_nonzero(use) < 100:
+        return float("nan")
+    difference = image[second][use].astype(float) - image[first][use]
+    scaled = difference / np.sqrt(variance[first][use].astype(float) + variance[second][use])
+    return float((1.4826 * np.median(np.abs(scaled))) ** 2)
 
 
 def neighbour_correlation(image: np.ndarray, sky: SkyModel, bad: np.ndarray) -> float:
