@@ -6,6 +6,7 @@ __all__ = (
     "bad_pixels",
     "difference_mask_schema",
     "known_plane_names",
+    "plane_bits",
     "planes_in_use",
     "resolve_plane_name",
     "set_plane",
@@ -101,13 +102,25 @@ def bad_pixels(mask: Mask, planes: Iterable[str]) -> np.ndarray:
     bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
         `True` where a plane is set.
     """
-    resolved = {resolve_plane_name(name, mask.schema) for name in planes}
-    bitmask = mask.schema.bitmask(*sorted(resolved & set(mask.schema.names)))
     bad = np.zeros(mask.array.shape[:2], dtype=bool)
-    for index, bits in enumerate(bitmask):
+    for index, bits in enumerate(plane_bits(mask, planes)):
         if bits:
             bad |= (mask.array[..., index] & bits) != 0
     return bad
+
+
+def plane_bits(mask: Mask, planes: Iterable[str]) -> np.ndarray:
+    """Return the bits of some planes in each byte of the last axis of a mask's array, ``(B,)``.
+
+    Parameters
+    ----------
+    mask : `lsst.images.Mask`
+        Mask.
+    planes : iterable of `str`
+        Plane names, old or new; known planes that this mask does not have have no bit.
+    """
+    resolved = {resolve_plane_name(name, mask.schema) for name in planes}
+    return np.asarray(mask.schema.bitmask(*sorted(resolved & set(mask.schema.names))))
 
 
 def planes_in_use(mask: Mask) -> list[str]:

@@ -31,7 +31,7 @@ class DifferenceQualityConfig(Config):
         doc="Find and repair cosmic rays and hot pixels of both exposures that are not masked?", default=True
     )
     doReliability = Field[bool](
-        doc="Give every source a reliability: how likely it is to be real?", default=False
+        doc="Give every source a reliability: how likely it is to be real?", default=True
     )
     doMaskStreaks = Field[bool](doc="Mask the trails of satellites on the difference?", default=True)
     doSubtractBackground = Field[bool](

@@ -12,10 +12,12 @@ from astropy.table import Table
 from lsst.pex.config import Config, Field, ListField, RangeField
 from lsst.pipe.base import Struct, Task
 
-from ..adapters.masks import bad_pixels
+from ..adapters.masks import bad_pixels, plane_bits
 from ..adapters.psfs import psf_fwhm, sample_psf
-from ..algorithms.measure.psf_fit import ForcedFluxes, measure_forced_fluxes
-from ..algorithms.measure.sky_positions import draw_sky_positions
+from ..algorithms.fourier import shift_stamps
+from ..algorithms.match.prefilter import cut_stamps
+from ..algorithms.measure.psf_fit import ForcedFluxes
+from ..algorithms.measure.sky_positions import draw_sky_positions, fit_amplitudes
 
 if TYPE_CHECKING:
     from lsst.images import Mask, MaskedImage
@@ -109,19 +111,18 @@ def measure_sky_fluxes(
     fluxes : `~lsst.twinkles.diffim.algorithms.measure.psf_fit.ForcedFluxes`
         In the unit of the pixels.
     """
-    image, variance = difference.image.array, difference.variance.array
-    bad = bad_pixels(difference.mask, bad_planes)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        bad |= ~(variance > 0) | ~np.isfinite(variance) | ~np.isfinite(image)
-        weight = np.where(bad, np.float32(0.0), np.float32(1.0) / variance)
     psf = sample_psf(difference.psf, difference.bbox, grid=4)  # type: ignore[attr-defined]
+    half = int(np.ceil(_HALF_OVER_FWHM * psf_fwhm(psf)))
     box = difference.bbox
-    fluxes = measure_forced_fluxes(
-        image,
-        weight,
-        psf,
-        x=np.asarray(positions["x"], float) - box.x.start,
-        y=np.asarray(positions["y"], float) - box.y.start,
-        half=int(np.ceil(_HALF_OVER_FWHM * psf_fwhm(psf))),
-    )
+    x, y = np.asarray(positions["x"], float) - box.x.start, np.asarray(positions["y"], float) - box.y.start
+    ix, iy = np.round(x).astype(int), np.round(y).astype(int)
+    # Stamps of the planes: a weight for every pixel of the image would take longer than all the fluxes.
+    image, variance = (cut_stamps(p.array, ix, iy, half) for p in (difference.image, difference.variance))
+    good = np.isfinite(image) & np.isfinite(variance) & (variance > 0)
+    for index, bits in enumerate(plane_bits(difference.mask, bad_planes)):
+        if bits:
+            good &= (cut_stamps(difference.mask.array[..., index], ix, iy, half) & bits) == 0
+    stamps = psf.padded(2 * half + 1).evaluate(x=x, y=y)
+    model = shift_stamps(stamps, dx=x - ix, dy=y - iy) if len(x) else stamps
+    fluxes = fit_amplitudes(image, np.where(good, 1.0 / np.where(good, variance, 1.0), 0.0), model)
     return ForcedFluxes(fluxes.flux, fluxes.error * error_scale, fluxes.n_pixels)

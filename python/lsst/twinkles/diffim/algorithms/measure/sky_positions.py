@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("draw_sky_positions",)
+__all__ = ("draw_sky_positions", "fit_amplitudes")
 
 import numpy as np
 from scipy.stats import qmc
 
 from ..match.prefilter import cut_stamps
+from .psf_fit import ForcedFluxes
 
 
 def draw_sky_positions(
@@ -59,3 +60,22 @@ def draw_sky_positions(
         if not (distance2 <= (3.0 * radius) ** 2).any():
             chosen.append(int(i))
     return x[chosen], y[chosen]
+
+
+def fit_amplitudes(pixels: np.ndarray, weight: np.ndarray, model: np.ndarray) -> ForcedFluxes:
+    """Return the least-squares amplitudes of models in stamps.
+
+    Parameters
+    ----------
+    pixels, weight, model : `numpy.ndarray`, ``(N, S, S)``
+        Pixels, their inverse variances (0 for those that are not used) and models of unit flux.
+
+    Returns
+    -------
+    fluxes : `~lsst.twinkles.diffim.algorithms.measure.psf_fit.ForcedFluxes`
+        ``sum(w P I) / sum(w P**2)``, NaN where no pixel is used.
+    """
+    power = (weight * model**2).sum(axis=(1, 2))
+    power = np.where(power > 0.0, power, np.nan)
+    flux = (weight * model * np.where(weight > 0.0, pixels, 0.0)).sum(axis=(1, 2)) / power
+    return ForcedFluxes(flux, power**-0.5, np.count_nonzero(weight, axis=(1, 2)))

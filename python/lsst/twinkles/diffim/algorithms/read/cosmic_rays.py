@@ -95,32 +95,25 @@ def find_cosmic_rays(
     return found
 
 
-def interpolate_pixels(image: np.ndarray, spoilt: np.ndarray, bad: np.ndarray, *, sigma: float) -> np.ndarray:
-    """Return an image in which some pixels are means of the good ones around them.
+def interpolate_pixels(image: np.ndarray, spoilt: np.ndarray, bad: np.ndarray, *, sigma: float) -> None:
+    """Replace some pixels by means of the good ones around them, in place.
 
     Parameters
     ----------
     image : `numpy.ndarray`, ``(Ny, Nx)``
-        Pixels; not modified.
+        Pixels; changed where there is a good one within three sigma (two pixels at least).
     spoilt : `numpy.ndarray`, ``(Ny, Nx)``, bool
         Pixels to replace.
     bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
         Other pixels that are not used.
     sigma : `float`
         Width of the Gaussian weights in pixels.
-
-    Returns
-    -------
-    repaired : `numpy.ndarray`, ``(Ny, Nx)``
-        Copy. Pixels without a good one within three sigma (two pixels at least) stay as they are.
     """
     rows, cols = np.nonzero(spoilt)
-    repaired = image.copy()
     values = np.empty(len(rows))
     repair_pixels(image, spoilt | bad, rows, cols, max(2, int(np.ceil(3 * sigma))), sigma, values)
     good = np.isfinite(values)
-    repaired[rows[good], cols[good]] = values[good]
-    return repaired
+    image[rows[good], cols[good]] = values[good]
 
 
 def count_groups(found: np.ndarray) -> int:

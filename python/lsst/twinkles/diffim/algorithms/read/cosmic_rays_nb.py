@@ -14,6 +14,8 @@ _RING = np.array(
     [[j, i] for j in range(-3, 4) for i in range(-3, 4) if max(abs(j), abs(i)) == 3], dtype=np.int64
 )
 _LOW_RANK = 6
+_BELOW_SKY = 0.67
+"""Standard deviations by which the lower quartile of blank sky lies below its mean."""
 
 
 @njit(cache=True, nogil=True)
@@ -101,7 +103,7 @@ def find_sharp_pixels(image, variance, bad, ratios, threshold, least, margin, ou
                 continue
             level = _low_level(image, bad, y, x, values)
             height = image[y, x] - level
-            if not (height > least and height > threshold * np.sqrt(variance[y, x])):
+            if not (height > least and height > (threshold + _BELOW_SKY) * np.sqrt(variance[y, x])):
                 continue
             if _is_sharp(image, variance, bad, y, x, level, ratios, margin):
                 out[y, x] = True
@@ -122,7 +124,7 @@ def spread_along_tracks(image, variance, bad, found, ratios, threshold, margin):
                 if y < 1 or x < 1 or y >= ny - 1 or x >= nx - 1 or blocked[y, x] or found[y, x]:
                     continue
                 level = _low_level(image, blocked, y, x, values)
-                if not image[y, x] - level > threshold * np.sqrt(variance[y, x]):
+                if not image[y, x] - level > (threshold + _BELOW_SKY) * np.sqrt(variance[y, x]):
                     continue
                 if _is_sharp(image, variance, blocked, y, x, level, ratios, margin):
                     found[y, x] = True
