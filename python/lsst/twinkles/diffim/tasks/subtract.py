@@ -18,7 +18,6 @@ from ..adapters.psfs import psf_fwhm, sample_psf
 from ..algorithms.match.candidates import KernelCandidates, find_candidates, select_candidates
 from ..algorithms.match.match import MatchResult
 from ..algorithms.match.solve import KernelSolveError
-from ..algorithms.match.star_offsets import kernel_centroids, measure_star_offsets
 from ..algorithms.spatial import chebyshev_coefficients, chebyshev_image
 from ..algorithms.subtract.matched import rim_error, spread_bad
 from ..algorithms.subtract.prepare import PreparedImage, prepare_image
@@ -27,7 +26,13 @@ from .difference_image import make_difference_image, make_matched_image, merge_m
 from .engines import Exposures, Roles, Subtraction
 from .errors import InsufficientKernelSourcesError, NoKernelCandidatesError, UnusableExposureError
 from .kernel import AlardLuptonKernelConfig, ZogyKernelConfig, make_settings
-from .subtraction_figures import footprint_ratios, limiting_magnitude, predicted_depth
+from .subtraction_figures import (
+    footprint_ratios,
+    limiting_magnitude,
+    make_kernel_source_table,
+    predicted_depth,
+    registration_figures,
+)
 from .zogy import ZogyEngine
 
 if TYPE_CHECKING:
@@ -183,12 +188,14 @@ class AlardLuptonSubtractTask(Task):
         images = self._assemble(exposures, result)
         self.metadata["convolvedExposure"] = "Template" if result.template_convolved else "Science"
         self._record(exposures, roles, match, images.difference)
-        jitter = self._measure_registration(exposures, match, result, images.difference)
+        registration = registration_figures(exposures, match, result, images.difference)
+        for name, value in registration.items():
+            self.metadata[name] = value
         return Struct(
-            kernelSources=_make_source_table(match, science),
+            kernelSources=make_kernel_source_table(match, science),
             convolvedTemplate=result.template_convolved,
             whitened=result.whitened,
-            astrometricScatter=jitter,
+            astrometricScatter=registration.get("astrometricScatter", 0.0),
             templateBackground=self._scale_template_sky(exposures, roles, match),
             **images.getDict(),
         )
@@ -405,36 +412,6 @@ class AlardLuptonSubtractTask(Task):
         set_plane(mask, "DETECTION_EDGE", error > self.config.rimLimit * noise)
         return mask, saturation + interpolation
 
-    def _measure_registration(
-        self, exposures: Exposures, match: MatchResult, result: Subtraction, difference: Any
-    ) -> float:
-        """Record the registration errors that the kernel absorbed; return the scatter of what it could not.
-
-        That is known only of a white difference, in which the errors of single stars are.
-        """
-        ny, nx = result.difference.shape
-        x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, nx - 1, 5), np.linspace(0, ny - 1, 5)))
-        dx, dy = kernel_centroids(match.solution.kernel_at(x, y))
-        self.metadata["registrationOffset"] = [float(np.mean(dx)), float(np.mean(dy))]
-        self.metadata["registrationOffsetMax"] = float(np.hypot(dx, dy).max())
-        if not result.whitened:
-            return 0.0
-        used, stars = match.solution.used, match.candidates
-        offsets = measure_star_offsets(
-            exposures.prepared_science.data.image,
-            result.difference,
-            result.variance,
-            bad_pixels(difference.mask, ["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"]),
-            psf_image=exposures.prepared_science.data.psf,
-            psf_difference=sample_psf(result.psf, exposures.science.bbox, grid=3),
-            x=stars.x[used],
-            y=stars.y[used],
-            half=max(4, round(1.5 * exposures.widest)),
-        )
-        scatter = offsets.scatter()
-        self.metadata["astrometricScatter"] = scatter
-        return scatter
-
     def _record(self, exposures: Exposures, roles: Roles, match: MatchResult, difference: Any) -> None:
         """Put figures of quality into the metadata."""
         solution = match.solution
@@ -493,27 +470,3 @@ def _bright_chi2(match: MatchResult) -> float:
     signal = solution.signal_to_noise
     bright = solution.used & (signal >= np.median(signal[solution.used]))
     return float(np.median(solution.chi2[bright]))
-
-
-def _make_source_table(match: MatchResult, science: VisitImage) -> Table:
-    """Return what became of each star."""
-    solution = match.solution
-    return Table(
-        {
-            "x": match.candidates.x + science.bbox.x.start,
-            "y": match.candidates.y + science.bbox.y.start,
-            "signalToNoise": solution.signal_to_noise,
-            "chi2": solution.chi2,
-            "fluxResidual": solution.flux_residual,
-            "used": solution.used,
-        },
-        descriptions={
-            "x": "Central pixel",
-            "y": "Central pixel",
-            "signalToNoise": "Of the matched profile",
-            "chi2": "Reduced chi square of the stamp",
-            "fluxResidual": "Residual flux over its error",
-            "used": "Kept after clipping",
-        },
-        units={"x": "pix", "y": "pix"},
-    )

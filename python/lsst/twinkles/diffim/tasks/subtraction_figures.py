@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-__all__ = ("footprint_ratios", "limiting_magnitude", "nanojansky_scale", "predicted_depth")
+__all__ = (
+    "footprint_ratios",
+    "limiting_magnitude",
+    "make_kernel_source_table",
+    "nanojansky_scale",
+    "predicted_depth",
+    "registration_figures",
+)
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+from astropy.table import Table
 
-from ..algorithms.match.match import MatchInput
+from ..adapters.masks import bad_pixels
+from ..adapters.psfs import sample_psf
+from ..algorithms.match.match import MatchInput, MatchResult
 from ..algorithms.match.prefilter import cut_stamps
+from ..algorithms.match.star_offsets import kernel_centroids, measure_star_offsets
 from ..algorithms.psf_grid import PsfGrid
 from ..algorithms.select import depth
 
 if TYPE_CHECKING:
-    from lsst.images import VisitImage
+    from lsst.images import DifferenceImage, VisitImage
+
+    from .engines import Exposures, Subtraction
 
 _ZERO_POINT_NJY = 31.4  # AB magnitude of 1 nJy
 
@@ -155,3 +168,62 @@ def _describe(name: str, values: np.ndarray) -> dict[str, float]:
     if len(values) == 0:
         return {}
     return {f"{name}Mean": float(values.mean()), f"{name}Stdev": float(values.std())}
+
+
+def registration_figures(
+    exposures: Exposures, match: MatchResult, result: Subtraction, difference: DifferenceImage
+) -> dict[str, float | list[float]]:
+    """Return the registration errors that the kernel absorbed, and the scatter of what it could not.
+
+    Returns
+    -------
+    figures : `dict`
+        ``registrationOffset`` (mean shift by the kernel along x and y, pixels), ``registrationOffsetMax``, and,
+        of a white difference, in which the errors of single stars are known, ``astrometricScatter``.
+    """
+    ny, nx = result.difference.shape
+    x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, nx - 1, 5), np.linspace(0, ny - 1, 5)))
+    dx, dy = kernel_centroids(match.solution.kernel_at(x, y))
+    figures: dict[str, float | list[float]] = {
+        "registrationOffset": [float(np.mean(dx)), float(np.mean(dy))],
+        "registrationOffsetMax": float(np.hypot(dx, dy).max()),
+    }
+    if not result.whitened:
+        return figures
+    used, stars, science = match.solution.used, match.candidates, exposures.prepared_science.data
+    offsets = measure_star_offsets(
+        science.image,
+        result.difference,
+        result.variance,
+        bad_pixels(difference.mask, ["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"]),
+        psf_image=science.psf,
+        psf_difference=sample_psf(result.psf, exposures.science.bbox, grid=3),
+        x=stars.x[used],
+        y=stars.y[used],
+        half=max(4, round(1.5 * exposures.widest)),
+    )
+    return figures | {"astrometricScatter": offsets.scatter()}
+
+
+def make_kernel_source_table(match: MatchResult, science: VisitImage) -> Table:
+    """Return what became of each star."""
+    solution = match.solution
+    return Table(
+        {
+            "x": match.candidates.x + science.bbox.x.start,
+            "y": match.candidates.y + science.bbox.y.start,
+            "signalToNoise": solution.signal_to_noise,
+            "chi2": solution.chi2,
+            "fluxResidual": solution.flux_residual,
+            "used": solution.used,
+        },
+        descriptions={
+            "x": "Central pixel",
+            "y": "Central pixel",
+            "signalToNoise": "Of the matched profile",
+            "chi2": "Reduced chi square of the stamp",
+            "fluxResidual": "Residual flux over its error",
+            "used": "Kept after clipping",
+        },
+        units={"x": "pix", "y": "pix"},
+    )
