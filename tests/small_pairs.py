@@ -67,11 +67,12 @@ def make_pair(
     noise=1.0,
     start=(0, 0),
     calibrated=True,
+    apart=22,
 ):
     """Make a pair; the transients change in the science image, every third of them fades."""
     rng = np.random.default_rng(seed)
     stars = np.column_stack([scatter(rng, shape, n_stars, 8, 14), 10 ** rng.uniform(3.6, 5.0, n_stars)])
-    places = scatter(rng, shape, n_transients, 25, 22, stars)
+    places = scatter(rng, shape, n_transients, 25, apart, stars)
     # Error of a PSF flux on the noise of both images, about.
     error = np.sqrt(4 * np.pi * SKY_VARIANCE * (science_sigma**2 + FLUX_SCALE**2 * template_sigma**2))
     sign = np.where(np.arange(len(places)) % 3 == 2, -1, 1)

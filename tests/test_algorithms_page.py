@@ -11,6 +11,9 @@ from lsst.twinkles.diffim.tasks.make_coadd import MakeCoaddTask
 PAGE = (ROOT / "doc" / "algorithms.md").read_text()
 # Names of what tasks return and of columns.
 RESULTS = {
+    "astrometricScatter",
+    "registrationOffset",
+    "registrationOffsetMax",
     "apertureFlux",
     "bestSeeing",
     "bestSeeingQuantile",
@@ -46,7 +49,15 @@ def defaults():
     parts += [
         getattr(config, name).value
         for name in (
-            *("decorrelate", "finalWhitening", "scaleVariance", "detection", "deblend", "measurement"),
+            *(
+                "register",
+                "decorrelate",
+                "finalWhitening",
+                "scaleVariance",
+                "detection",
+                "deblend",
+                "measurement",
+            ),
             *("cosmicray", "maskStreaks", "subtractBackground", "skySources", "assess", "reliability"),
         )
     ]
@@ -74,7 +85,7 @@ def test_fields_that_are_named_are_there():
         ("alardDegGauss", [4, 2, 2]), ("kernelSizeMin", 21), ("kernelSizeMax", 35),
         ("correctionSigmaFwhm", [0.2, 0.4, 0.8]), ("correctionDegrees", [2, 1, 0]),
         ("correctionRidge", 100.0), ("kernelMaskLevel", 0.1), ("saturationLimit", 10.0),
-        ("rimLimit", 3.0), ("minPsfCoverage", 0.5), ("scoreNoiseTolerance", 0.05),
+        ("rimLimit", 3.0), ("matchRadius", 1.0), ("doAstrometricNoise", True), ("minPsfCoverage", 0.5), ("scoreNoiseTolerance", 0.05),
         ("thresholdValue", 5.0), ("peakRadius", 2), ("growFootprint", 2), ("fitRadiusFwhm", 2.5),
         ("psfFwhmUnit", "arcsec"), ("minOverlap", 0.9), ("method", "proper"), ("outlierThreshold", 5.0),
         ("outlierBrightnessError", 0.02), ("outlierPixelThreshold", 6.0), ("maxFractionEpochs", 0.2),

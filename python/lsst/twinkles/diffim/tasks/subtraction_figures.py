@@ -178,8 +178,8 @@ def registration_figures(
     Returns
     -------
     figures : `dict`
-        ``registrationOffset`` (mean shift by the kernel along x and y, pixels), ``registrationOffsetMax``, and,
-        of a white difference, in which the errors of single stars are known, ``astrometricScatter``.
+        ``registrationOffset`` (mean shift by the kernel along x and y, pixels), ``registrationOffsetMax``,
+        and, of a white difference, in which the errors of single stars are known, ``astrometricScatter``.
     """
     ny, nx = result.difference.shape
     x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, nx - 1, 5), np.linspace(0, ny - 1, 5)))
