@@ -13,11 +13,12 @@ SOURCES = $(wildcard python tests bench bin.src)
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow bench quality gallery lint format package lock clean distclean
+.PHONY: help install demo test test-slow bench quality pulls sources gallery lint format package lock clean distclean
 
 help:
 	@echo "make demo       simulate two visits, subtract, show what was found (demo/difference.png)"
 	@echo "make test       run the tests; test-slow runs the long ones too"
+	@echo "make pulls      errors of the catalogue over what they claim; make sources: seconds for many sources"
 	@echo "make quality    quality of the differences beside the truth; make bench: speed and memory"
 	@echo "make gallery    pictures of doc/gallery.md from real data, where there are some"
 	@echo "make lint       ruff and mypy; make format: ruff format"
@@ -51,6 +52,12 @@ bench: $(READY)
 quality: $(READY)
 	$(BIN)/python bench/quality.py
 
+pulls: $(READY)
+	$(BIN)/python bench/pulls.py
+
+sources: $(READY)
+	$(BIN)/python bench/sources.py
+
 gallery: $(READY)
 	$(BIN)/python bench/gallery.py
 
@@ -75,7 +82,7 @@ lock: $(READY)
 	$(BIN)/python etc/list-licences requirements.lock >doc/licences.md
 
 clean:
-	rm -rf demo quality build dist bin .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf demo quality pulls build dist bin .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	rm -rf .sconf_temp .sconsign.dblite config.log tests/.tests pytest_session.txt
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
 

@@ -178,3 +178,21 @@ def test_the_demonstration_says_what_is_not_installed(script, monkeypatch, capsy
     assert demo.run_command("noSuchProgram.py repo") == 127
     assert "make install" in capsys.readouterr().err
     assert (ROOT / demo.configuration_file()).is_file()
+
+
+def test_pulls_are_those_of_changes_that_stand_apart(script, capsys, tmp_path):
+    pulls = script("pulls")
+    truth = Table({"x": [10.0, 22.0, 80.0, 95.0], "y": [10.0, 10.0, 80.0, 80.0], "snr": [9.0, 0.1, 8.0, 7.0]})
+    np.testing.assert_array_equal(pulls.apart(truth), [True, False, False, False])
+    rng = np.random.default_rng(1)
+    names = ("forced flux", "free flux", "aperture flux", "x", "y")
+    table = {name: rng.normal(2.0, 3.0, 400) for name in names}
+    table |= {"snr": np.full(400, 10.0), "on_source": np.zeros(400, bool)}
+    pulls.report(table)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (row,) = [words[5:] for words in lines if words[:5] == ["7", "-", "12", "sky", "400"]]
+    for mean, width in zip(row[::2], row[1::2], strict=True):
+        assert float(mean.split("(")[0]) == pytest.approx(2.0, abs=0.6)
+        assert float(width) == pytest.approx(3.0, abs=0.4)
+    pulls.draw(table, tmp_path / "pulls.png")
+    assert (tmp_path / "pulls.png").stat().st_size > 10000

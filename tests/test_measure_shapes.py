@@ -83,7 +83,9 @@ def test_aperture_of_a_gaussian():
         np.testing.assert_allclose(fluxes.flux, [1000 * inside, -3000 * inside], rtol=0.02)
         # What a point source has beyond is taken in the same way.
         np.testing.assert_allclose(fluxes.flux / fluxes.psf_share, [1000, -3000], rtol=1e-4)
-        np.testing.assert_allclose(fluxes.error, NOISE * np.sqrt(np.pi) * radius, rtol=0.05)
+        # Pixels on the rim count by the squares of their shares, less than their area.
+        np.testing.assert_allclose(fluxes.error, NOISE * np.sqrt(np.pi) * radius, rtol=0.08)
+        assert (fluxes.error < NOISE * np.sqrt(np.pi) * radius).all()
         assert not fluxes.n_missing.any()
 
 

@@ -47,6 +47,6 @@ def njit(**options: Any) -> Callable[[Callable], Callable]:
 def _say_once() -> None:
     _LOG.warning(
         "There is no place to keep compiled loops: neither the installation nor the user's cache directory "
-        "can be written, and so every process takes some 15 s to compile them. Set NUMBA_CACHE_DIR to a "
+        "can be written, and so every process takes about a minute to compile them. Set NUMBA_CACHE_DIR to a "
         "directory that can be."
     )
