@@ -270,6 +270,8 @@ def test_a_number_of_axes_that_would_keep_readers_busy_for_ever_is_refused(tmp_p
     path.write_bytes(data)
     with pytest.raises(UnreadableExposureError, match=rf"{keyword} is 2147483647 and must be from 0 to 99"):
         read_exposure(path)
+
+
 # A field full of stars ----------------------------------------------------------
 
 
