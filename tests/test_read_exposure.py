@@ -272,6 +272,21 @@ def test_a_number_of_axes_that_would_keep_readers_busy_for_ever_is_refused(tmp_p
         read_exposure(path)
 
 
+# A field full of stars ----------------------------------------------------------
+
+
+def test_noise_of_a_crowded_field_is_that_of_its_photons(tmp_path):
+    """Where no pixel is free of stars, their confusion is not taken for noise, and the gain is found."""
+    scene = make_scene(shape=(256, 256), n_stars=900, sky=100.0, gain=2.0, read_noise=0.0, seed=3)
+    exposure = read_exposure(write_plain(tmp_path / "a.fits", scene.image, psf=1.8))
+    ratio = exposure.variance.array / scene.true_variance
+    assert "a field full of sources" in exposure.metadata["madeVariance"]
+    # Second differences of the steepest stars add to it; the scatter of whole cells is 20 times too large.
+    assert 0.7 < np.median(ratio) < 1.6
+    bright = scene.model > np.percentile(scene.model, 95)
+    assert 0.7 < np.median(ratio[bright]) < 1.6
+
+
 # A variance that does not fit ---------------------------------------------------
 
 

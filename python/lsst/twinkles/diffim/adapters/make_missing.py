@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from ..algorithms.read.flaws import find_blank_border, find_odd_rim, find_pile_up, find_saturated
-from ..algorithms.read.sky import SkyModel, estimate_source_poisson, scatter_over_variance
+from ..algorithms.read.sky import SkyModel, estimate_source_poisson, fine_variance, scatter_over_variance
 from .header_values import (
     GAIN_KEYS,
     READ_NOISE_KEYS,
@@ -34,6 +34,8 @@ _RIM_DEPTH = 4
 _RIM_SIGMA = 2.0
 # The header's noise has to agree with the pixels' within these factors to be believed.
 _BELIEVABLE = (0.6, 1.6)
+# Scatter about neighbours below this part of that within cells tells of a field without blank sky.
+_CROWDED = 0.3
 # A sky of this many of its own standard deviations has not been subtracted.
 _SKY_PRESENT = 5.0
 _DEFAULT_SCALE_ARCSEC = 0.2
@@ -122,6 +124,10 @@ def make_variance(
         read_noise = find_keyword(header, READ_NOISE_KEYS, positive=False) or 0.0
     scatter = np.maximum(sky.sigma.astype(float) ** 2, _tiny(sky))
     note = "variance made from the pixel scatter"
+    fine = fine_variance(image)
+    if 0 < fine < _CROWDED * np.median(scatter):
+        scatter *= fine / np.median(scatter)
+        note += " about neighbours (of which that of whole cells is many times: a field full of sources)"
     background = scatter
     if gain is not None:
         predicted = np.maximum(sky.level, 0.0) / gain + (read_noise / gain) ** 2
@@ -218,7 +224,7 @@ def _effective_gain(header: fits.Header, unit: u.UnitBase) -> float | None:
 
 def _gain_of_sky(sky: SkyModel, scatter: np.ndarray) -> float | None:
     """Return the gain for which the sky's photons explain the scatter, if the sky is still there."""
-    if np.median(sky.level) < _SKY_PRESENT * np.median(sky.sigma):
+    if np.median(sky.level) < _SKY_PRESENT * np.sqrt(np.median(scatter)):
         return None
     return float(np.median(sky.level / scatter))
 

@@ -6,6 +6,7 @@ __all__ = (
     "SkyModel",
     "estimate_sky",
     "estimate_source_poisson",
+    "fine_variance",
     "neighbour_correlation",
     "scatter_over_variance",
 )
@@ -13,7 +14,7 @@ __all__ = (
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, median_filter
+from scipy.ndimage import binary_dilation, convolve1d, distance_transform_edt, gaussian_filter, median_filter
 
 # Standard deviation of a unit Gaussian cut at 3 sigma.
 _CUT_GAUSSIAN_STD = 0.98658
@@ -107,6 +108,32 @@ def estimate_source_poisson(image: np.ndarray, sky: SkyModel, *, gain: float) ->
     # White noise smoothed with a Gaussian of width s has 1 / (2 sqrt(pi) s) of its standard deviation.
     noise = sky.sigma / (2.0 * np.sqrt(np.pi))
     return np.where(smooth > 1.5 * noise, smooth / gain, 0.0).astype(np.float32)
+
+
+def fine_variance(image: np.ndarray) -> float:
+    """Return the variance of the darker pixels about their neighbours.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, ``(Ny, Nx)``
+        Pixels, those without data not finite.
+
+    Returns
+    -------
+    variance : `float`
+        Of a pixel, from second differences along both axes (Immerkaer 1996, doi:10.1006/cviu.1996.0060),
+        which sources that are wider than a pixel hardly have; it is that of the noise also where no pixel
+        is free of stars, and less than that where the noise is smooth. NaN for fewer than 100 pixels.
+    """
+    kernel = np.array([1.0, -2.0, 1.0])
+    filled = np.where(np.isfinite(image), image, np.nan).astype(float)
+    rough = convolve1d(convolve1d(filled, kernel, axis=0), kernel, axis=1)[1:-1, 1:-1]
+    use = np.isfinite(rough)
+    if np.count_nonzero(use) < 100:
+        return float("nan")
+    level = filled[1:-1, 1:-1]
+    use &= level <= np.median(level[use])
+    return float((1.4826 * np.median(np.abs(rough[use]))) ** 2) / float((kernel**2).sum()) ** 2
 
 
 def scatter_over_variance(image: np.ndarray, variance: np.ndarray, bad: np.ndarray) -> float:
