@@ -286,6 +286,12 @@ def test_merged_footprints_are_one_source():
     found = run(scene, raiseOnBadSubtractionRatio=False).diaSources
     assert len(found) == len(sources)
     match(found, sources, 4.0)
+    # The template is one pixel too high: the positive lobe lies below the negative one.
+    assert found["ip_diffim_DipoleFit_classification"].all()
+    np.testing.assert_allclose(found["ip_diffim_DipoleFit_separation"], 1.0, rtol=0.1)
+    np.testing.assert_allclose(found["ip_diffim_DipoleFit_orientation"], -np.pi / 2, atol=0.15)
+    below = found["ip_diffim_DipoleFit_neg_y"] - found["ip_diffim_DipoleFit_pos_y"]
+    np.testing.assert_allclose(below, 1.0, rtol=0.1)
     assert found["merge_footprint_positive"].all() and found["merge_footprint_negative"].all()
     assert not found["is_negative"].any()
     peaks = [source.getFootprint().getPeaks() for source in found]

@@ -43,7 +43,7 @@ def dia_columns(table: Table, exposure: Any, image: Any) -> Columns:
     x, y = np.asarray(table["x"], float), np.asarray(table["y"], float)
     columns = _centroids(table, image)
     columns |= _psf_fluxes(table, psf)
-    columns |= _dipoles(table, x, y)
+    columns |= _dipoles(table, x, y, _local_matrix(exposure.getWcs(), x, y))
     columns |= _shapes(table, exposure, psf, x - box.x.start, y - box.y.start)
     columns |= _aperture_fluxes(exposure, x - box.x.start, y - box.y.start)
     columns |= _calibrations(exposure, x, y)
@@ -97,7 +97,7 @@ def _psf_fluxes(table: Table, psf: PsfGrid) -> Columns:
     return columns
 
 
-def _dipoles(table: Table, x: np.ndarray, y: np.ndarray) -> Columns:
+def _dipoles(table: Table, x: np.ndarray, y: np.ndarray, matrix: np.ndarray) -> Columns:
     """Return what is known of dipoles; the position is the centroid where none was fitted."""
     name, n = "ip_diffim_DipoleFit", len(table)
     nothing = np.full(n, np.nan)
@@ -108,6 +108,7 @@ def _dipoles(table: Table, x: np.ndarray, y: np.ndarray) -> Columns:
     attempted = np.zeros(n, dtype=bool)
     if "dipoleFitAttempted" in table.colnames:
         attempted = np.asarray(table["dipoleFitAttempted"], dtype=bool)
+    dx, dy = _lobe_vectors(get("dipoleLength"), get("dipoleAngle"), matrix)
     mean, half = get("dipoleMeanFlux"), 0.5 * np.nan_to_num(get("dipoleFluxDiff"))
     columns = {
         f"{name}_x": x,
@@ -118,7 +119,12 @@ def _dipoles(table: Table, x: np.ndarray, y: np.ndarray) -> Columns:
         f"{name}_instFluxErr": get("dipoleMeanFluxErr"),
         f"{name}_pos_instFlux": mean + half,
         f"{name}_neg_instFlux": -mean + half,
-        f"{name}_orientation": np.radians(get("dipoleAngle")),
+        f"{name}_pos_x": x + 0.5 * dx,
+        f"{name}_pos_y": y + 0.5 * dy,
+        f"{name}_neg_x": x - 0.5 * dx,
+        f"{name}_neg_y": y - 0.5 * dy,
+        f"{name}_orientation": np.arctan2(dy, dx),
+        f"{name}_separation": np.hypot(dx, dy),
         f"{name}_chi2dof": get("dipoleChi2") / np.maximum(get("dipoleNdata") - 6, 1),
         f"{name}_nData": np.nan_to_num(get("dipoleNdata")).astype(np.int64),
         f"{name}_signalToNoise": mean / get("dipoleMeanFluxErr"),
@@ -128,6 +134,24 @@ def _dipoles(table: Table, x: np.ndarray, y: np.ndarray) -> Columns:
     if "isDipole" in table.colnames:
         columns[f"{name}_classification"] = np.asarray(table["isDipole"], dtype=bool)
     return columns
+
+
+def _lobe_vectors(length: np.ndarray, angle: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what leads from the negative to the positive lobe, in pixels.
+
+    Parameters
+    ----------
+    length, angle : `numpy.ndarray`, ``(N,)``
+        Arcseconds, and degrees from north through east.
+    matrix : `numpy.ndarray`, ``(N, 2, 2)``
+        Derivatives of tangent-plane coordinates (east, north; radians) by pixel coordinates.
+    """
+    radians = np.radians(length / 3600.0)
+    sky = np.stack([radians * np.sin(np.radians(angle)), radians * np.cos(np.radians(angle))], axis=-1)
+    known = np.isfinite(matrix).all(axis=(1, 2)) & np.isfinite(sky).all(axis=1)
+    vector = np.full((len(length), 2), np.nan)
+    vector[known] = np.linalg.solve(matrix[known], sky[known][:, :, None])[:, :, 0]
+    return vector[:, 0], vector[:, 1]
 
 
 def _shapes(table: Table, exposure: Any, psf: PsfGrid, x: np.ndarray, y: np.ndarray) -> Columns:

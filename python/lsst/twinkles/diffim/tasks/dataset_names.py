@@ -54,7 +54,7 @@ def set_rubin_names(config: Any, *, exposure: str = "preliminary_visit_image") -
     connections = getattr(config, "connections", None)
     if connections is None:
         return
-    if hasattr(connections, "template"):
+    if hasattr(connections, "exposure"):
         connections.exposure, connections.template = exposure, names["template"]
     else:
         connections.inputName = exposure
