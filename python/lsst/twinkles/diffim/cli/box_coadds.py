@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ("COADD_COLLECTION", "DIFFERENCE_COLLECTION", "FIRST_SEASON_DAYS", "subtract_coadd")
+__all__ = (
+    "COADD_COLLECTION",
+    "DIFFERENCE_COLLECTION",
+    "FIRST_SEASON_DAYS",
+    "find_coadd_differences",
+    "subtract_coadd",
+)
 
+from contextlib import suppress
 from pathlib import Path
 
-from lsst.daf.butler import Butler
+from lsst.daf.butler import Butler, CollectionType, DatasetRef, MissingDatasetTypeError
 from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
 
 from ..pipeline.image_difference import (
@@ -45,7 +52,8 @@ def subtract_coadd(repo: Path, *, season: float) -> int:
     first = min(starts.values())
     early = [visit for visit, mjd in starts.items() if mjd < first + season]
     late = sorted(set(starts) - set(early))
-    if not late or DIFFERENCE_COLLECTION in done:
+    missing = sorted(set(late) - set(find_coadd_differences(repo)))
+    if not missing:
         return len(late)
     defaults = TwinklesCam().makeUmbrellaCollectionName()
     if COADD_COLLECTION not in done:
@@ -55,11 +63,24 @@ def subtract_coadd(repo: Path, *, season: float) -> int:
     subtract = TwinklesImageDifferencePipelineConfig()
     subtract.templateSource = "coadd"
     subtract.doWriteMatchedExp = False
-    # Visit numbers grow with time.
-    query = f"{where} AND visit >= {late[0]} AND visit <= {late[-1]}"
+    query = f"{where} AND visit IN ({', '.join(map(str, missing))})"
     inputs = [COADD_COLLECTION, defaults]
     _run(repo, TwinklesImageDifferencePipelineTask, subtract, query, inputs, DIFFERENCE_COLLECTION)
     return len(late)
+
+
+def find_coadd_differences(repo: Path) -> dict[int, DatasetRef]:
+    """Return the differences from the coadd that are in a repository, by visit."""
+    with Butler.from_config(str(repo), writeable=False) as butler:
+        runs = butler.collections.query(f"{DIFFERENCE_COLLECTION}/*", collection_types={CollectionType.RUN})
+        if not runs:
+            return {}
+        with suppress(MissingDatasetTypeError):
+            refs = butler.query_datasets(
+                "deepDiff_differenceExp", collections=runs, find_first=False, explain=False, limit=None
+            )
+            return {int(ref.dataId["visit"]): ref for ref in refs}
+    return {}
 
 
 def _run(repo: Path, task: type, config: object, where: str, inputs: list[str], output: str) -> None:

@@ -21,7 +21,7 @@ from ..report.light_curves import measure_depth, measure_points, plot_light_curv
 from ..report.survey_page import plot_survey, write_page
 from ..simulation.config import SceneConfig
 from ..simulation.scene import TwinklesScene
-from .box_coadds import DIFFERENCE_COLLECTION
+from .box_coadds import find_coadd_differences
 
 _SHOWN = 9
 _ROWS_OF_STAMPS, _STAMPS, _HALF = 6, 9, 14
@@ -93,9 +93,9 @@ def _find(butler: Butler, name: str, collection: str) -> list[DatasetRef]:
 
 def _coadd_depths(repo: Path) -> dict[int, float]:
     """Return the measured depths of the differences from the coadd."""
+    refs = find_coadd_differences(repo)
     with Butler.from_config(str(repo), writeable=False) as butler:
-        refs = _find(butler, "deepDiff_differenceExp", DIFFERENCE_COLLECTION)
-        return {int(ref.dataId["visit"]): measure_depth(butler.get(ref)) for ref in refs}
+        return {visit: measure_depth(butler.get(ref)) for visit, ref in refs.items()}
 
 
 def _describe(
@@ -269,9 +269,10 @@ def _facts(results: BoxResults) -> list[tuple[str, str]]:
     ]
     if np.isfinite(gain).any():
         facts.append(("gain of the coadded template (median)", f"{np.nanmedian(gain):+.2f} mag"))
-    for kind in ("supernova", "quasar", "variable_star"):
+    plurals = {"supernova": "supernovae", "quasar": "images of quasars", "variable_star": "variable stars"}
+    for kind, plural in plurals.items():
         of_kind = good["kind"] == kind
         found = len(np.unique(good["object_id"][of_kind & seen & good["detected"]]))
         possible = len(np.unique(good["object_id"][of_kind & seen]))
-        facts.append((f"{kind.replace('_', ' ')}s of 5 sigma in a visit, and found", f"{possible}, {found}"))
+        facts.append((f"{plural} of 5 sigma in a visit, and found", f"{possible}, {found}"))
     return facts
