@@ -189,8 +189,12 @@ def test_contracts(name):
         pipeline.to_graph()
 
 
-@pytest.mark.parametrize("path", sorted(PIPELINES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_pipeline_makes_a_graph_of_tasks_and_says_how_to_run_it(path):
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(PIPELINES.glob("*.yaml")) if "TwinklesCam/defaults" in path.read_text()],
+    ids=lambda path: path.stem,
+)
+def test_every_pipeline_of_twinkles_makes_a_graph_of_tasks_and_says_how_to_run_it(path):
     pipeline = Pipeline.fromFile(str(path))
     if path.stem == "TwinklesImageDifference":
         pipeline.addConfigOverride("parameters", "templateVisit", 1)
