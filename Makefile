@@ -13,7 +13,7 @@ SOURCES = $(wildcard python tests bench bin.src)
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow bench quality pulls sources gallery lint format package lock clean distclean
+.PHONY: help install demo test test-slow bench quality pulls sources growth gallery lint format package lock clean distclean
 
 help:
 	@echo "make demo       simulate two visits, subtract, show what was found (demo/difference.png)"
@@ -57,6 +57,9 @@ pulls: $(READY)
 
 sources: $(READY)
 	$(BIN)/python bench/sources.py
+
+growth: $(READY)
+	TWINKLES_DIFFIM_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python bench/growth.py
 
 gallery: $(READY)
 	$(BIN)/python bench/gallery.py

@@ -66,6 +66,10 @@ _TABLE = (
 )
 
 
+# What a figure should be, 0 if it is not here.
+_IDEAL = dict.fromkeys(("sigma", "claimed", "matched_filter", "scatter", "completeness", "catalogue"), 1.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Subtracted:
     """What the task made of a pair."""
@@ -254,7 +258,7 @@ def say(text: str) -> None:
 
 
 def format_rows(rows: list[Row], size: int) -> str:
-    """Write tables: means over seeds, ours below the best possible, then the peers."""
+    """Write tables: medians and worst over the seeds, ours below the best possible, then the peers."""
     lines = []
     for judge, title in (
         ("own", "Our own pairs"),
@@ -265,13 +269,15 @@ def format_rows(rows: list[Row], size: int) -> str:
             continue
         seeds = sorted({row.seed for row in mine})
         lines += [
-            f"{title}: {size} x {size}, mean of seeds {', '.join(map(str, seeds))}",
+            f"{title}: {size} x {size}, median and worst of seeds {', '.join(map(str, seeds))}",
             f"{'':26s}" + "".join(f"{heading:>9s}" for _, heading, _ in _TABLE),
         ]
         for case in dict.fromkeys(row.case for row in mine):
             for code in (ORACLE, OURS):
                 chosen = [row.scores for row in mine if (row.case, row.code) == (case, code)]
-                lines.append(_line(case, code, average(chosen)))
+                lines.append(_line(case, code, typical(chosen)))
+                if len(chosen) > 1:
+                    lines.append(_line("", f"{code}, worst", worst(chosen)))
             if judge == "evaluator" and size == 1024:
                 lines += [
                     _line(case, code, dict(zip(PEER_COLUMNS, values, strict=True)))
@@ -281,9 +287,20 @@ def format_rows(rows: list[Row], size: int) -> str:
     return "\n".join(lines).rstrip()
 
 
-def average(scores: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of each figure over the seeds."""
-    return {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
+def worst(scores: list[dict[str, float]]) -> dict[str, float]:
+    """Return the value of each figure over the seeds that is farthest from what it should be."""
+    result = {}
+    for name in scores[0]:
+        values = np.array([score[name] for score in scores], float)
+        ideal = _IDEAL.get(name, 0.0)
+        known = np.flatnonzero(np.isfinite(values))
+        result[name] = float(values[known[np.abs(values[known] - ideal).argmax()]]) if len(known) else np.nan
+    return result
+
+
+def typical(scores: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each figure over the seeds."""
+    return {name: float(np.nanmedian([score[name] for score in scores])) for name in scores[0]}
 
 
 def _line(case: str, code: str, scores: dict[str, Any]) -> str:
