@@ -12,6 +12,7 @@ from lsst.twinkles.diffim.algorithms.decorrelate.final_whitening import (
     find_blank_noise,
     measure_autocorrelation,
     solve_final_whitening,
+    take_stripes,
     whiten_psf,
 )
 from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
@@ -147,3 +148,16 @@ def test_fluxes_and_their_errors_are_right_afterwards():
     scatter = np.std([flux(whitened, x, y) for x, y in places])
     assert scatter / error == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(places)))
     assert difference.variance.array[0, 0] == 1.0, "the difference itself is not modified"
+
+
+def test_stripes_of_a_large_image_tell_the_same():
+    rng = np.random.default_rng(6)
+    image = rng.normal(size=(900, 300)) + 0.1 * np.arange(900)[:, None]
+    variance, masked = np.full(image.shape, 2.0), np.zeros(image.shape, bool)
+    stripes = take_stripes(image, variance, masked, max_pixels=60_000, seam=3)
+    assert stripes[0].shape == (200, 300) and stripes[2][:3].all() and stripes[2][47:53].all()
+    assert not stripes[2][3:47].any()
+    np.testing.assert_array_equal(stripes[0][50:100], image[283:333])  # the second of four, evenly apart
+    np.testing.assert_array_equal(stripes[0][150:], image[850:])
+    small = take_stripes(image, variance, masked, max_pixels=200_000, seam=3)
+    assert small[0] is image and small[2] is masked

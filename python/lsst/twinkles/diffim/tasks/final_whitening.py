@@ -18,6 +18,7 @@ from ..algorithms.decorrelate.final_whitening import (
     FinalWhitening,
     find_blank_noise,
     solve_final_whitening,
+    take_stripes,
     whiten_psf,
 )
 
@@ -71,6 +72,11 @@ class FinalWhiteningConfig(Config):
         ],
     )
     psfNodes = RangeField[int](doc="Grid points of the PSF along each axis.", default=5, min=1)
+    maxPixels = RangeField[int](
+        doc="The noise is measured in stripes all over the image that have about so many pixels in all.",
+        default=2_000_000,
+        min=10_000,
+    )
 
 
 class FinalWhiteningTask(Task):
@@ -122,10 +128,17 @@ class FinalWhiteningTask(Task):
 
     def _measure(self, difference: DifferenceImage) -> FinalWhitening | None:
         """Return the filter, `None` if the noise is white as far as can be told."""
-        noise, blank = find_blank_noise(
+        image, variance, masked = take_stripes(
             difference.image.array,
             difference.variance.array,
             bad_pixels(difference.mask, self.config.maskPlanes),
+            max_pixels=self.config.maxPixels,
+            seam=max(self.config.largestLag, self.config.grow),
+        )
+        noise, blank = find_blank_noise(
+            image,
+            variance,
+            masked,
             largest_ratio=self.config.maxVarianceRatio,
             sigma=self.config.sourceSigma,
             threshold=self.config.sourceThreshold,

@@ -11,6 +11,7 @@ __all__ = (
     "find_blank_noise",
     "measure_autocorrelation",
     "solve_final_whitening",
+    "take_stripes",
     "whiten_psf",
 )
 
@@ -24,6 +25,8 @@ from ..psf_grid import PsfGrid
 
 _SIDE = 64  # of the transforms of a compact filter
 _LEAST_POWER = 0.05  # of white noise: a resampling that has left less at some frequency cannot be undone
+# Stripes that a large image is looked at in.
+_N_STRIPES = 4
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,31 @@ def find_blank_noise(
     smooth = ndimage.gaussian_filter(noise, sigma)
     scatter = 1.4826 * np.median(np.abs(smooth[blank]))
     return noise, blank & ~grown(np.abs(smooth) > threshold * scatter)
+
+
+def take_stripes(
+    image: np.ndarray, variance: np.ndarray, masked: np.ndarray, *, max_pixels: int, seam: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return stripes of rows all over an image, one above the other, where it is larger than is needed.
+
+    Parameters
+    ----------
+    image, variance, masked : `numpy.ndarray`, ``(Ny, Nx)``
+        An image and what belongs to it.
+    max_pixels : `int`
+        Pixels that are enough; images of up to twice as many are returned as they are.
+    seam : `int`
+        Rows at both edges of each stripe that are masked, so that nothing is learnt across them.
+    """
+    ny, nx = image.shape
+    height = max(max_pixels // (_N_STRIPES * nx), 4 * seam + 1)
+    if image.size <= 2 * max_pixels or _N_STRIPES * height >= ny:
+        return image, variance, masked
+    starts = np.linspace(0, ny - height, _N_STRIPES).astype(int)
+    rows = np.concatenate([np.arange(start, start + height) for start in starts])
+    at_edge = np.zeros(height, dtype=bool)
+    at_edge[:seam] = at_edge[height - seam :] = True
+    return image[rows], variance[rows], masked[rows] | np.tile(at_edge, _N_STRIPES)[:, None]
 
 
 def measure_autocorrelation(noise: np.ndarray, blank: np.ndarray, *, largest_lag: int) -> np.ndarray:
