@@ -105,9 +105,9 @@ def test_spellings_of_the_input(tmp_path, monkeypatch):
     repo = repository()
     words = ["--id", "visit=230", "--show", "data"]
     for spelling in (repo / "butler.yaml", f"file://{repo}", f"{repo}/"):
-        assert command(*words, repo=spelling).stdout.count("dataRef.dataId") == 1
+        assert command(*words, repo=spelling).stdout.count("id dataRef.dataId") == 1
     monkeypatch.setenv("PIPE_INPUT_ROOT", str(repo.parent))
-    assert command(*words, repo=repo.name).stdout.count("dataRef.dataId") == 1
+    assert command(*words, repo=repo.name).stdout.count("id dataRef.dataId") == 1
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_choices_have_to_be_there_and_fit_the_query(root):
         run(root, "imageDifferenceBest", "band = 'r'")
     run(root, "selectTemplates", "visit IN (1, 2, 3)", output="u/choice").close()
     with pytest.raises(LookupError, match="No template was chosen for visit 4; run selectTemplates"):
-        run(root, "imageDifferenceBest", "visit IN (2, 4)", inputs=CHOSEN)
+        run(root, "imageDifferenceBest", "visit IN (2, 3, 4)", inputs=CHOSEN)
     with pytest.raises(LookupError, match="Visit 2, the template of visit 1, is not among the visits"):
         run(root, "imageDifferenceBest", "visit IN (1, 3)", inputs=CHOSEN)
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from lsst.images import DifferenceImage, VisitImage
 
+# What the reliability is told of a source by its catalogue.
+_FEATURE_COLUMNS = {"x", "y", "isNegative"}
+
 
 class DifferenceQualityConfig(Config):
     """Switches and stages of `DifferenceQualityTask`."""
@@ -143,7 +146,8 @@ class DifferenceQualityTask(Task):
         difference, science, matched : `lsst.images.VisitImage`
             Difference, and what was subtracted from what.
         """
-        if not self.config.doReliability:
+        # A measurement task of another make has a catalogue of its own.
+        if not self.config.doReliability or not set(sources.colnames) >= _FEATURE_COLUMNS:
             return sources
         return self.reliability.run(difference, science, matched, sources).diaSources
 
