@@ -125,6 +125,7 @@ def test_a_good_difference_is_good(assessed):
     # The kernel takes the template's flux to that of the science image.
     assert metrics["kernelSumMean"] == pytest.approx(1.25, rel=0.02)
     assert metrics["spatialKernelSum"] == pytest.approx(metrics["kernelSumMean"], rel=1e-3)
+    assert metrics["nReliableDiaSources"] <= metrics["nDiaSources"]
     for name in ("sciencePsfSize", "scienceLimitingMagnitude", "nPsfSources", "templateCoveragePercent"):
         assert name in metrics
     # Numbers of Python, which every format can hold.

@@ -62,6 +62,15 @@ def test_page_is_whole(inputs, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
 
 
+def test_doubtful_sources_are_counted_and_not_marked(inputs, tmp_path):
+    sources = inputs.sources.copy()
+    sources["reliability"] = np.where(np.arange(len(sources)) < 2, 0.2, 0.9)
+    page = ReportInputs("a", inputs.difference, inputs.science, inputs.matched, sources)
+    text = write_page(page, tmp_path / "page.html").read_text()
+    n = np.count_nonzero(~sources["sky_source"])
+    assert f"Of {n} detections 2 of a reliability below 0.5 are not marked." in text
+
+
 def test_page_of_what_little_there_is(tmp_path):
     rng = np.random.default_rng(1)
     inputs = ReportInputs("a", make_difference(rng.normal(size=(120, 120))))

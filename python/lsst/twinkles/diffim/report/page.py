@@ -35,9 +35,13 @@ td.number { text-align: right; font-variant-numeric: tabular-nums } tr:nth-child
 figcaption, .note { color: #555; font-size: .9rem } summary { cursor: pointer; margin-top: 1rem }
 """
 
+_LEAST_RELIABILITY = 0.5
+"""Reliability of the sources that are shown."""
+
 # Figure, what to call it, how to write it.
 _MAIN_FIGURES = (
     ("nDiaSources", "sources", "{:.0f}"),
+    ("nReliableDiaSources", "of them with a reliability above 0.5", "{:.0f}"),
     ("nNegativeDiaSources", "of them negative", "{:.0f}"),
     ("nDipoles", "of them dipoles", "{:.0f}"),
     ("nFlaggedDiaSources", "of them with a pixel flag", "{:.0f}"),
@@ -203,16 +207,18 @@ def _pictures(inputs: ReportInputs) -> Iterable[tuple[str, str, Callable[[Path],
     sources = None if i.sources is None else _without_sky_sources(i.sources)
     science, matched, kernel = i.science, i.matched, _kernel(i.difference)
     if science is not None and matched is not None and sources is not None:
+        believed, doubted = _believe(sources)
         yield (
             "Difference and detections",
-            "Pixels of difference over their noise; circles are positive, squares negative detections.",
-            lambda path: plot_difference(science, matched, i.difference, sources, path),
+            "Pixels of difference over their noise; circles are positive, squares negative detections."
+            + doubted,
+            lambda path: plot_difference(science, matched, i.difference, believed, path),
         )
-        if len(sources):
+        if len(believed):
             yield (
                 "Detections of highest signal-to-noise",
                 "Science image and template on one scale, difference on a symmetric one.",
-                lambda path: plot_cutouts(science, matched, i.difference, sources, path),
+                lambda path: plot_cutouts(science, matched, i.difference, believed, path),
             )
     if i.kernel_sources is not None and len(i.kernel_sources):
         stars = i.kernel_sources
@@ -238,7 +244,7 @@ def _pictures(inputs: ReportInputs) -> Iterable[tuple[str, str, Callable[[Path],
         "Over their errors; if these are true the distribution is the normal one.",
         lambda path: plot_sky_pulls(measure_sky_pulls(i.difference), path),
     )
-    if sources is not None and {"isDipole", "dipoleAngle", "dipoleLength"} <= set(sources.colnames):
+    if sources is not None and "isDipole" in sources.colnames and np.any(sources["isDipole"]):
         yield (
             "Dipoles",
             "Directions that agree speak of a registration error, random ones of noise or proper motions.",
@@ -255,6 +261,18 @@ def _without_sky_sources(sources: Table) -> Table:
     if "sky_source" not in sources.colnames:
         return sources
     return sources[~np.asarray(sources["sky_source"], bool)]
+
+
+def _believe(sources: Table) -> tuple[Table, str]:
+    """Return the sources that are likely to be real, and a sentence on the others."""
+    if "reliability" not in sources.colnames:
+        return sources, ""
+    doubtful = np.asarray(sources["reliability"], float) < _LEAST_RELIABILITY
+    number = int(np.count_nonzero(doubtful))
+    if number == 0:
+        return sources, ""
+    limit = f"a reliability below {_LEAST_RELIABILITY:g}"
+    return sources[~doubtful], f" Of {len(sources)} detections {number} of {limit} are not marked."
 
 
 def _kernel(difference: DifferenceImage) -> Any:

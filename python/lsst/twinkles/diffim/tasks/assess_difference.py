@@ -46,6 +46,7 @@ METRICS_MASK_PLANES = [
 """Planes of which fractions are given, by the names that ip_diffim gives them."""
 
 _COUNTED = {"isNegative": "nNegativeDiaSources", "isDipole": "nDipoles", "pixelFlags": "nFlaggedDiaSources"}
+_RELIABLE = 0.5
 _KERNEL_GRID = 5
 _CORRELATION_PIXELS = 1_000_000
 
@@ -388,6 +389,9 @@ def _count_sources(sources: Table | None) -> dict[str, int]:
     names = sources.colnames
     real = ~np.asarray(sources["sky_source"], bool) if "sky_source" in names else np.ones(len(sources), bool)
     figures = {"nDiaSources": int(real.sum()), "n_skySources": int((~real).sum())}
+    if "reliability" in names:
+        reliable = np.asarray(sources["reliability"], float) > _RELIABLE
+        figures["nReliableDiaSources"] = int(np.count_nonzero(reliable & real))
     for column, name in _COUNTED.items():
         if column in names:
             figures[name] = int(np.count_nonzero(np.asarray(sources[column], bool) & real))
