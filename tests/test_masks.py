@@ -71,3 +71,18 @@ def test_planes_are_set_and_found_as_by_the_mask_itself():
         truth.set(name, pixels)
     np.testing.assert_array_equal(mask.array, truth.array)
     assert set(planes_in_use(mask)) == {"BAD", "SAT_TEMPLATE", "STREAK"}
+
+
+@pytest.mark.parametrize("planes", [["BAD"], ["SAT", "STREAK", "NO_DATA"], []])
+def test_bad_pixels_are_those_of_the_planes_however_the_mask_lies_in_memory(planes):
+    rng = np.random.default_rng(2)
+    schema = difference_mask_schema()
+    whole = Mask(schema=schema, bbox=Box.factory[0:20, 0:30])
+    for name in schema.names:
+        whole.set(name, rng.uniform(size=(20, 30)) < 0.1)
+    part = whole[Box.factory[3:17, 4:21]]  # a view: not contiguous
+    for mask in (whole, part):
+        expected = np.zeros(mask.bbox.shape, bool)
+        for name in planes:
+            expected |= mask.get(resolve_plane_name(name, schema))
+        np.testing.assert_array_equal(bad_pixels(mask, planes), expected)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Names seen on coadds and older differences that no map of lsst.images holds.
 _MORE_LEGACY = {"FAKE": "INJECTED"}
+# Integers as large as the bytes of a pixel of a mask.
+_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 @cache
@@ -102,8 +104,14 @@ def bad_pixels(mask: Mask, planes: Iterable[str]) -> np.ndarray:
     bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
         `True` where a plane is set.
     """
+    bitmask = plane_bits(mask, planes)
+    word = _WORDS.get(mask.array.dtype.itemsize * mask.array.shape[-1])
+    if word is not None and mask.array.flags.c_contiguous:
+        # All bytes of a pixel at once: they lie side by side.
+        bits = np.ascontiguousarray(bitmask, dtype=mask.array.dtype).view(word)[0]
+        return np.asarray((mask.array.view(word)[..., 0] & bits) != 0)
     bad = np.zeros(mask.array.shape[:2], dtype=bool)
-    for index, bits in enumerate(plane_bits(mask, planes)):
+    for index, bits in enumerate(bitmask):
         if bits:
             bad |= (mask.array[..., index] & bits) != 0
     return bad

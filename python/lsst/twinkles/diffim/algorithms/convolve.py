@@ -133,8 +133,8 @@ def _needed_terms(lower: list[np.ndarray], upper: list[np.ndarray], tolerance: f
     """Return which terms of the bilinear filters count, the constant one first (see `multiply_filters`)."""
     needed = [True, False, False, False]
     for low, high in zip(lower, upper, strict=True):
-        # A filter is smooth in frequency: every third one tells.
-        a, b, c, d = (f[:, ::3, ::3] for f in (low[:-1], low[1:], high[:-1], high[1:]))
+        # A filter is smooth in frequency: every fifth one tells.
+        a, b, c, d = (f[:, ::5, ::5] for f in (low[:-1], low[1:], high[:-1], high[1:]))
         size = 4.0 * tolerance * np.abs(a).max()
         for term, change in ((1, b + d - a - c), (2, c + d - a - b), (3, a + d - b - c)):
             needed[term] = needed[term] or bool(np.abs(change).max() > size)
