@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft, ndimage
-from scipy.signal import fftconvolve
 
 from ..psf_grid import PsfGrid
 
@@ -73,6 +72,8 @@ class FinalWhitening:
         -------
         whitened : `numpy.ndarray`, ``(Ny, Nx)``, float32
         """
+        from scipy.signal import fftconvolve  # slow to import, and seldom needed
+
         result = fftconvolve(np.where(skip, 0.0, image), self.kernel, mode="same").astype(np.float32)
         result[skip] = image[skip]
         return result
@@ -208,6 +209,8 @@ def solve_final_whitening(
 
 def whiten_psf(psf: PsfGrid, kernel: np.ndarray) -> PsfGrid:
     """Return the PSF of a filtered image, on stamps that are larger by the filter."""
+    from scipy.signal import fftconvolve
+
     half = kernel.shape[0] // 2
     stamps = np.pad(psf.stamps, ((0, 0), (0, 0), (half, half), (half, half)))
     stamps = fftconvolve(stamps, kernel[None, None], mode="same", axes=(2, 3))

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ("draw_sky_positions", "fit_amplitudes")
 
 import numpy as np
-from scipy.stats import qmc
 
 from ..match.prefilter import cut_stamps
 from .psf_fit import ForcedFluxes
@@ -47,6 +46,8 @@ def draw_sky_positions(
     if n_sources < 1 or min(room) < 1:
         return np.zeros(0, int), np.zeros(0, int)
     turn = np.random.default_rng(seed).uniform(size=2)
+    from scipy.stats import qmc  # slow to import, and not needed where nothing is drawn
+
     trials = (qmc.Halton(d=2, scramble=False).random(max(n_trials, n_sources)) + turn) % 1.0
     x, y = (margin + np.floor(trials * room)).astype(int).T
     dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1]

@@ -11,7 +11,13 @@ from astropy.table import Column
 from lsst.pex.config import RangeField
 
 from ...algorithms.measure.dipole import DipoleFits, fit_dipole_sources
-from .base import MeasurementInputs, MeasurementPlugin, MeasurementPluginConfig, register_plugin
+from .base import (
+    MeasuredImage,
+    MeasurementInputs,
+    MeasurementPlugin,
+    MeasurementPluginConfig,
+    register_plugin,
+)
 
 
 class DipoleConfig(MeasurementPluginConfig):
@@ -67,7 +73,7 @@ class DipolePlugin(MeasurementPlugin):
         pixels = (inputs.difference, inputs.science, inputs.template)
         dipoles = fit_dipole_sources(
             tuple(p.image for p in pixels),  # type: ignore[arg-type]
-            tuple(p.weight / np.float32(p.noise_factor**2) for p in pixels),  # type: ignore[arg-type]
+            tuple(_true_weight(p) for p in pixels),  # type: ignore[arg-type]
             tuple(p.psf for p in pixels),  # type: ignore[arg-type]
             inputs.fits,
             np.isfinite(inputs.fits.flux),
@@ -143,3 +149,9 @@ def _as_columns(inputs: MeasurementInputs, dipoles: DipoleFits) -> dict[str, Col
         ),
     }  # fmt: skip
     return {name: Column(v, unit=unit_, description=text) for name, (v, unit_, text) in named.items()}
+
+
+def _true_weight(pixels: MeasuredImage) -> np.ndarray:
+    """Return inverse variances that allow for the correlation of a convolved image's noise."""
+    factor = pixels.noise_factor
+    return pixels.weight if factor == 1.0 else pixels.weight / np.float32(factor**2)
