@@ -88,17 +88,19 @@ def test_rows_of_the_peers_fit_their_columns(script):
     assert all(len(row) == len(peers.COLUMNS) for case in peers.PEERS.values() for row in case.values())
 
 
-def test_quality_is_averaged_over_seeds_and_set_beside_the_peers(script):
+def test_quality_is_median_and_worst_of_the_seeds_and_set_beside_the_peers(script):
     quality = script("quality")
-    scores = [{"sigma": 1.0, "false": 2}, {"sigma": 1.2, "false": 5}]
+    scores = [{"sigma": 1.0, "false": 2}, {"sigma": 1.2, "false": 5}, {"sigma": 0.7, "false": 3}]
     rows = [
         quality.Row("evaluator", "std", seed, code, score)
         for code in (quality.ORACLE, quality.OURS)
         for seed, score in enumerate(scores)
     ]
     text = quality.format_rows(rows, 1024)
-    (ours,) = (line for line in text.split("\n") if quality.OURS in line)
-    assert ours.split()[-2:] == ["1.100", "3.5"]
+    ours, worst = (line for line in text.split("\n") if quality.OURS in line)
+    assert ours.split()[-2:] == ["1.000", "3.0"]
+    # Farthest from 1, and from 0.
+    assert "worst" in worst and worst.split()[-2:] == ["0.700", "5.0"]
     assert "HOTPANTS" in text and "Our own pairs" not in text
     # The published rows are of one size.
     assert "HOTPANTS" not in quality.format_rows(rows, 512)
