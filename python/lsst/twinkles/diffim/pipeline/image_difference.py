@@ -210,7 +210,8 @@ class ImageDifferenceConnections(
             ) from error
         for table, members in tables:
             chosen = chosen_templates(table)
-            for quantum in members:
+            # In order, so that one and the same query ends in one and the same message.
+            for quantum in sorted(members, key=lambda member: int(member["visit"])):
                 visit = int(quantum["visit"])
                 if visit not in chosen:
                     raise LookupError(
