@@ -51,7 +51,7 @@ def test_stamps_are_convolved_with_every_function():
     rng = np.random.default_rng(1)
     pixels = rng.normal(size=(2, 29, 29)).astype("f4")
     out = np.ones((2, len(BASIS), 11, 11), "f4")
-    convolve_stamps(pixels, 5, BASIS.factors, BASIS.row, BASIS.column, out)
+    convolve_stamps(0, len(pixels), pixels, 5, BASIS.factors, BASIS.row, BASIS.column, out)
     for s in range(2):
         for b in range(len(BASIS)):
             function = np.outer(BASIS.factors[BASIS.column[b]], BASIS.factors[BASIS.row[b]])

@@ -37,7 +37,7 @@ def test_rows_are_filled_as_by_the_definition(seed, share, longest, nx):
     image = rng.normal(size=(4, nx)).astype("f4")
     bad = rng.uniform(size=image.shape) < share
     truth = fill_slowly(image, bad, longest, 7.0)
-    fill_rows(image, bad, longest, np.float32(7.0))
+    fill_rows(0, len(image), image, bad, longest, np.float32(7.0))
     np.testing.assert_allclose(image, truth, atol=1e-6)
 
 
@@ -56,7 +56,7 @@ def test_spread_mask_is_a_dilation(seed, share, n):
     structure = np.zeros((9, 9), bool)
     structure[offsets[:, 0] + 4, offsets[:, 1] + 4] = True
     out = np.zeros_like(bad)
-    spread_mask(bad, offsets[:, 0], offsets[:, 1], out)
+    spread_mask(0, len(bad), bad, offsets[:, 0], offsets[:, 1], out)
     np.testing.assert_array_equal(out, binary_dilation(bad, structure))
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ("clipped_medians", "smooth_excess")
+__all__ = ("clipped_medians", "interpolate_grid", "smooth_excess")
 
 import numpy as np
-from numba import prange
 
 from .compile_nb import njit
 
@@ -49,9 +48,9 @@ def _clip(values, clip, iterations):  # type: ignore[no-untyped-def]
     return middle, width, len(values)
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def clipped_medians(image, bad, edge_y, edge_x, most, least, clip, iterations, median, sigma, number):  # type: ignore[no-untyped-def]
-    """Fill median, robust scatter and number of pixels of each cell after clipping.
+@njit(cache=True, nogil=True)
+def clipped_medians(begin, end, image, bad, edge_y, edge_x, most, least, clip, iterations, median, sigma, number):  # type: ignore[no-untyped-def]
+    """Fill median, robust scatter and number of pixels of each cell from ``begin`` to ``end`` after clipping.
 
     Parameters
     ----------
@@ -71,16 +70,16 @@ def clipped_medians(image, bad, edge_y, edge_x, most, least, clip, iterations, m
         Filled where there are enough pixels.
     """
     n_x = len(edge_x) - 1
-    for cell in prange((len(edge_y) - 1) * n_x):
+    for cell in range(begin, end):
         j, i = cell // n_x, cell % n_x
         values = _gather(image, bad, edge_y[j], edge_y[j + 1], edge_x[i], edge_x[i + 1], most, least)
         if len(values) > 0:
             median[j, i], sigma[j, i], number[j, i] = _clip(values, clip, iterations)
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath=True)
-def smooth_excess(variance, sky, bad, half, out):  # type: ignore[no-untyped-def]
-    """Average what a variance plane exceeds that of the sky by, over squares; bad pixels count as zero.
+@njit(cache=True, nogil=True, fastmath=True)
+def smooth_excess(begin, end, variance, sky, bad, half, out):  # type: ignore[no-untyped-def]
+    """Average what a variance plane exceeds that of the sky by, over squares, in some rows.
 
     Parameters
     ----------
@@ -92,15 +91,55 @@ def smooth_excess(variance, sky, bad, half, out):  # type: ignore[no-untyped-def
         Filled.
     """
     ny, nx = variance.shape
-    scale = np.float32(1.0 / (2 * half + 1) ** 2)
-    for y in prange(ny):
-        column = np.zeros(nx, dtype=np.float32)
-        for k in range(y - half, y + half + 1):
-            row = min(max(k, 0), ny - 1)
-            for x in range(nx):
-                column[x] += np.float32(0.0) if bad[row, x] else variance[row, x] - sky[row, x]
+    n = 2 * half + 1
+    scale = np.float32(1.0 / n**2)
+    rows = np.zeros((n, nx), dtype=np.float32)
+    column = np.empty(nx + 2 * half, dtype=np.float32)
+    for k in range(begin - half, end + half):
+        row = min(max(k, 0), ny - 1)
+        excess = rows[k % n]
         for x in range(nx):
-            total = np.float32(0.0)
-            for k in range(x - half, x + half + 1):
-                total += column[min(max(k, 0), nx - 1)]
-            out[y, x] = total * scale
+            excess[x] = np.float32(0.0) if bad[row, x] else variance[row, x] - sky[row, x]
+        y = k - half
+        if y < begin:
+            continue
+        column[half : half + nx] = rows[0]
+        for j in range(1, n):
+            for x in range(nx):
+                column[half + x] += rows[j, x]
+        column[:half] = column[half]
+        column[half + nx :] = column[half + nx - 1]
+        target = out[y]
+        for x in range(nx):
+            target[x] = column[x]
+        for j in range(1, n):
+            for x in range(nx):
+                target[x] += column[x + j]
+        for x in range(nx):
+            target[x] *= scale
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def interpolate_grid(begin, end, values, row, row_weight, column, column_weight, out):  # type: ignore[no-untyped-def]
+    """Interpolate a coarse grid bilinearly to some rows of an image.
+
+    Parameters
+    ----------
+    values : ``(Gy, Gx)``, float32
+        Grid.
+    row, column : ``(Ny,)``, ``(Nx,)``, int64
+        Lower node of each row and column of the image.
+    row_weight, column_weight : ``(Ny,)``, ``(Nx,)``
+        Weight of the upper node.
+    out : ``(Ny, Nx)``, float32
+        Filled.
+    """
+    last_row, last_column = values.shape[0] - 1, values.shape[1] - 1
+    for y in range(begin, end):
+        low, high = values[row[y]], values[min(row[y] + 1, last_row)]
+        v = np.float32(row_weight[y])
+        nodes = low + v * (high - low)
+        target = out[y]
+        for x in range(out.shape[1]):
+            a, b = nodes[column[x]], nodes[min(column[x] + 1, last_column)]
+            target[x] = a + np.float32(column_weight[x]) * (b - a)

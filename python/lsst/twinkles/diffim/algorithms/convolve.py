@@ -5,13 +5,20 @@ from __future__ import annotations
 __all__ = ("TileGrid", "convolve_varying", "make_tile_grid")
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import scipy.fft
 
-from .convolve_nb import assemble_tiles, cut_tiles, multiply_filters
+from .convolve_nb import assemble_tile, cut_tile, multiply_filters
+
+type Filters = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
+
+# Nodes whose filters are made at once: the fewer, the better they stay in the processor's cache.
+_CHUNK = 3
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def make_tile_grid(shape: tuple[int, int], *, halo: int, side: int) -> TileGrid:
 
 def convolve_varying(
     images: list[np.ndarray],
-    filters: Callable[[np.ndarray, np.ndarray], list[np.ndarray]],
+    filters: Filters,
     grid: TileGrid,
     *,
     workers: int,
@@ -106,48 +113,91 @@ def convolve_varying(
     so that the result has no steps at tile edges: up to four inverse transforms a
     tile, ``D = f0*I + u (fx*I) + v (fy*I) + u v (fxy*I)``.
     """
-    side, halo, inner = grid.side, grid.halo, grid.inner
-    ny, nx = grid.shape
-    tall, wide = len(grid.y) * inner + 2 * halo, len(grid.x) * inner + 2 * halo
-    padded = [_pad(image, halo, tall, wide, beyond) for image in images]
-    result = np.empty((ny, nx), dtype=np.float32)
-    ramp = ((np.arange(inner) + 0.5) * (2.0 / inner) - 1.0).astype(np.float32)
-    node_x, node_y = grid.node_x, grid.node_y
-    tiles = np.empty((len(grid.x), side, side), dtype=np.float32)
-    upper = filters(node_x, np.full(len(node_x), node_y[0]))
-    for j, y0 in enumerate(grid.y):
-        lower, upper = upper, filters(node_x, np.full(len(node_x), node_y[j + 1]))
-        terms = _needed_terms(lower, upper, tolerance)
-        products = np.empty((len(terms), len(grid.x), side, side // 2 + 1), dtype=np.complex64)
-        for number, (image, low, high) in enumerate(zip(padded, lower, upper, strict=True)):
-            cut_tiles(image, y0, grid.x, side, tiles)
-            spectrum = scipy.fft.rfft2(tiles, workers=workers)
-            multiply_filters(spectrum, _single(low), _single(high), terms, number > 0, products)
-        parts = scipy.fft.irfft2(products, s=(side, side), axes=(-2, -1), workers=workers, overwrite_x=True)
-        rows = min(inner, ny - y0)
-        assemble_tiles(parts, terms, halo, ramp, rows, result[y0 : y0 + rows])
+    images = [np.ascontiguousarray(image, dtype=np.float32) for image in images]
+    result = np.empty(grid.shape, dtype=np.float32)
+    tiles = _Tiles(images, grid, tolerance, beyond == "reflection", result)
+    columns = range(len(grid.x))
+    with _Workers(workers) as do:
+        low, high = (_join(do(_node_jobs(filters, grid, row))) for row in (0, 1))
+        for row in range(len(grid.y)):
+            corners = [(low[t], low[t + 1], high[t], high[t + 1]) for t in columns]
+            # The filters of the next row are made beside the tiles of this one.
+            ahead = _node_jobs(filters, grid, row + 2)
+            done = do([*ahead, *(partial(tiles.convolve, row, t, corners[t]) for t in columns)])
+            low, high = high, _join(done[: len(ahead)])
     return result
 
 
-def _needed_terms(lower: list[np.ndarray], upper: list[np.ndarray], tolerance: float) -> np.ndarray:
+@dataclass(frozen=True)
+class _Tiles:
+    """Images and where the result goes; everything but the filters."""
+
+    images: list[np.ndarray]
+    grid: TileGrid
+    tolerance: float
+    mirror: bool
+    result: np.ndarray
+
+    def convolve(self, row: int, column: int, corners: tuple[list[np.ndarray], ...]) -> None:
+        """Convolve one tile, given the filters of all images at its corners, lower two first."""
+        grid = self.grid
+        side, y, x = grid.side, grid.y[row], grid.x[column]
+        terms = _needed_terms(corners, self.tolerance)
+        pixels = np.empty((side, side), dtype=np.float32)
+        products = np.empty((len(terms), side, side // 2 + 1), dtype=np.complex64)
+        for number, image in enumerate(self.images):
+            cut_tile(image, y - grid.halo, x - grid.halo, self.mirror, pixels)
+            spectrum = scipy.fft.rfft2(pixels, overwrite_x=True)
+            multiply_filters(spectrum, *(corner[number] for corner in corners), terms, number > 0, products)
+        parts = scipy.fft.irfft2(products, s=(side, side), axes=(-2, -1), overwrite_x=True)
+        assemble_tile(parts, terms, grid.halo, grid.inner, y, x, self.result)
+
+
+class _Workers:
+    """Threads that do a list of jobs; the calling thread itself if there is but one."""
+
+    def __init__(self, number: int) -> None:
+        self._pool = ThreadPoolExecutor(number) if number > 1 else None
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def __call__(self, jobs: list[Callable[[], Any]]) -> list[Any]:
+        """Return what the jobs return."""
+        if self._pool is None:
+            return [job() for job in jobs]
+        return [future.result() for future in [self._pool.submit(job) for job in jobs]]
+
+
+def _node_jobs(filters: Filters, grid: TileGrid, row: int) -> list[Callable[[], list[np.ndarray]]]:
+    """Return jobs that make the filters at the nodes of a row, some nodes each; none beyond the last row."""
+    if row > len(grid.y):
+        return []
+    x = grid.node_x
+    y = np.full(len(x), grid.node_y[row])
+    return [partial(filters, x[k : k + _CHUNK], y[k : k + _CHUNK]) for k in range(0, len(x), _CHUNK)]
+
+
+def _join(chunks: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    """Return the filters of all images by node."""
+    return [
+        [np.ascontiguousarray(image[k], dtype=np.complex64) for image in chunk]
+        for chunk in chunks
+        for k in range(len(chunk[0]))
+    ]
+
+
+def _needed_terms(corners: tuple[list[np.ndarray], ...], tolerance: float) -> np.ndarray:
     """Return which terms of the bilinear filters count, the constant one first (see `multiply_filters`)."""
     needed = [True, False, False, False]
-    for low, high in zip(lower, upper, strict=True):
+    for filters in zip(*corners, strict=True):
         # A filter is smooth in frequency: every fifth one tells.
-        a, b, c, d = (f[:, ::5, ::5] for f in (low[:-1], low[1:], high[:-1], high[1:]))
+        a, b, c, d = (f[::5, ::5] for f in filters)
         size = 4.0 * tolerance * np.abs(a).max()
         for term, change in ((1, b + d - a - c), (2, c + d - a - b), (3, a + d - b - c)):
             needed[term] = needed[term] or bool(np.abs(change).max() > size)
     return np.flatnonzero(needed)
-
-
-def _single(filters: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(filters, dtype=np.complex64)
-
-
-def _pad(image: np.ndarray, halo: int, tall: int, wide: int, beyond: str) -> np.ndarray:
-    ny, nx = image.shape
-    pads = ((halo, tall - ny - halo), (halo, wide - nx - halo))
-    if beyond == "zero":
-        return np.pad(np.ascontiguousarray(image, dtype=np.float32), pads)
-    return np.pad(np.ascontiguousarray(image, dtype=np.float32), pads, mode="symmetric")

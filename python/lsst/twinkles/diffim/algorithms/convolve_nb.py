@@ -2,102 +2,113 @@
 
 from __future__ import annotations
 
-__all__ = ("add_scattered", "assemble_tiles", "cut_tiles", "multiply_filters")
+__all__ = ("add_scattered", "assemble_tile", "cut_tile", "multiply_filters")
 
-from numba import prange
+import numpy as np
 
 from .compile_nb import njit
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def cut_tiles(image, first_row, columns, side, out):  # type: ignore[no-untyped-def]
-    """Copy the tiles of one row of tiles, ``out[t] = image[first_row:, columns[t]:]``."""
-    for k in prange(len(columns) * side):
-        t, j = k // side, k % side
-        for i in range(side):
-            out[t, j, i] = image[first_row + j, columns[t] + i]
+@njit(cache=True, nogil=True)
+def cut_tile(image, first_row, first_column, mirror, out):  # type: ignore[no-untyped-def]
+    """Copy a part of an image that may reach beyond it, ``out[j, i] = image[first_row + j, first_column + i]``.
+
+    What lies beyond is the reflection of the image (``mirror``) or zero.
+    """
+    ny, nx = image.shape
+    tall, wide = out.shape
+    begin, end = max(0, -first_column), min(wide, nx - first_column)
+    for j in range(tall):
+        row = first_row + j
+        if row < 0 or row >= ny:
+            if not mirror:
+                out[j] = 0.0
+                continue
+            row = row % (2 * ny)
+            row = min(row, 2 * ny - 1 - row)
+        for i in range(begin, end):
+            out[j, i] = image[row, first_column + i]
+        for i in range(wide):
+            if begin <= i < end:
+                continue
+            column = (first_column + i) % (2 * nx)
+            column = min(column, 2 * nx - 1 - column)
+            out[j, i] = image[row, column] if mirror else 0.0
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath=True)
-def multiply_filters(spectrum, low, high, terms, add, out):  # type: ignore[no-untyped-def]
-    """Multiply transforms of tiles with filters that are bilinear between the tiles' corners.
+@njit(cache=True, nogil=True, fastmath=True)
+def multiply_filters(spectrum, a, b, c, d, terms, add, out):  # type: ignore[no-untyped-def]
+    """Multiply the transform of a tile with a filter that is bilinear between the tile's corners.
 
     Parameters
     ----------
-    spectrum : ``(T, side, half)``, complex64
-        Transforms of the tiles.
-    low, high : ``(T + 1, side, half)``, complex64
-        Filters at the lower and upper corners.
+    spectrum : ``(side, half)``, complex64
+        Transform of the tile.
+    a, b, c, d : ``(side, half)``, complex64
+        Filters at the lower corners, left and right, and at the upper ones.
     terms : ``(n,)``, int64
         Which terms are wanted: 0 constant, 1 along x, 2 along y, 3 crossed.
     add : `bool`
         Add to ``out``; otherwise overwrite.
-    out : ``(n, T, side, half)``, complex64
+    out : ``(n, side, half)``, complex64
         Filled with the products.
     """
-    n_tile, side, half = spectrum.shape
-    for k in prange(n_tile * side):
-        t, j = k // side, k % side
-        for i in range(half):
-            a, b = low[t, j, i], low[t + 1, j, i]
-            c, d = high[t, j, i], high[t + 1, j, i]
-            s = spectrum[t, j, i]
-            for n in range(len(terms)):
-                if terms[n] == 0:
-                    f = a + b + c + d
-                elif terms[n] == 1:
-                    f = b + d - a - c
-                elif terms[n] == 2:
-                    f = c + d - a - b
+    quarter = np.float32(0.25)
+    for n in range(len(terms)):
+        term = terms[n]
+        for j in range(spectrum.shape[0]):
+            for i in range(spectrum.shape[1]):
+                low, high = b[j, i], c[j, i]
+                if term == 0:
+                    f = (a[j, i] + d[j, i]) + (low + high)
+                elif term == 1:
+                    f = (d[j, i] - a[j, i]) + (low - high)
+                elif term == 2:
+                    f = (d[j, i] - a[j, i]) - (low - high)
                 else:
-                    f = a + d - b - c
-                value = s * f * 0.25
+                    f = (a[j, i] + d[j, i]) - (low + high)
+                value = spectrum[j, i] * f * quarter
                 if add:
-                    out[n, t, j, i] += value
+                    out[n, j, i] += value
                 else:
-                    out[n, t, j, i] = value
+                    out[n, j, i] = value
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath=True)
-def assemble_tiles(parts, terms, halo, ramp, rows, out):  # type: ignore[no-untyped-def]
-    """Add the terms of one row of tiles and put them side by side.
+@njit(cache=True, nogil=True, fastmath=True)
+def assemble_tile(parts, terms, halo, inner, y, x, out):  # type: ignore[no-untyped-def]
+    """Add the terms of a tile and put what is kept of it into the image.
 
     Parameters
     ----------
-    parts : ``(n, T, side, side)``, float32
-        Convolved tiles for each term (see `multiply_filters`).
+    parts : ``(n, side, side)``, float32
+        Convolved tile for each term (see `multiply_filters`).
     terms : ``(n,)``, int64
         Which terms these are.
-    halo : `int`
-        Pixels at each edge that are left out.
-    ramp : ``(inner,)``, float32
-        -1 to 1 across the kept part of a tile.
-    rows : `int`
-        Rows to keep.
-    out : ``(rows, Nx)``, float32
-        Filled.
+    halo, inner : `int`
+        Pixels at each edge that are left out, and side of what is kept.
+    y, x : `int`
+        Where the first pixel that is kept goes.
+    out : ``(Ny, Nx)``, float32
+        Filled there; what reaches beyond it is dropped.
     """
-    inner = len(ramp)
-    for j in prange(rows):
-        v = ramp[j]
-        for x in range(out.shape[1]):
-            t, i = x // inner, x % inner
-            u = ramp[i]
-            total = parts[0, t, halo + j, halo + i]
-            for n in range(1, len(terms)):
-                value = parts[n, t, halo + j, halo + i]
-                if terms[n] == 1:
-                    total += u * value
-                elif terms[n] == 2:
-                    total += v * value
-                else:
-                    total += u * v * value
-            out[j, x] = total
+    tall, wide = min(inner, out.shape[0] - y), min(inner, out.shape[1] - x)
+    step = np.float32(2.0 / inner)
+    first = np.float32(1.0 / inner - 1.0)
+    for j in range(tall):
+        v = first + step * np.float32(j)
+        for i in range(wide):
+            out[y + j, x + i] = parts[0, halo + j, halo + i]
+        for n in range(1, len(terms)):
+            term = terms[n]
+            for i in range(wide):
+                u = first + step * np.float32(i)
+                factor = u if term == 1 else (v if term == 2 else u * v)
+                out[y + j, x + i] += factor * parts[n, halo + j, halo + i]
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath=True)
-def add_scattered(image, stamps, tile, out):  # type: ignore[no-untyped-def]
-    """Add a mostly empty image, convolved with stamps that are constant within square tiles.
+@njit(cache=True, nogil=True, fastmath=True)
+def add_scattered(begin, end, image, stamps, tile, out):  # type: ignore[no-untyped-def]
+    """Add a mostly empty image, convolved with a stamp for each square tile, in some tiles.
 
     Parameters
     ----------
@@ -113,7 +124,7 @@ def add_scattered(image, stamps, tile, out):  # type: ignore[no-untyped-def]
     ny, nx = image.shape
     n_x = stamps.shape[1]
     half = stamps.shape[2] // 2
-    for number in prange(stamps.shape[0] * n_x):
+    for number in range(begin, end):
         j0, i0 = number // n_x * tile, number % n_x * tile
         j1, i1 = min(ny, j0 + tile), min(nx, i0 + tile)
         stamp = stamps[number // n_x, number % n_x]

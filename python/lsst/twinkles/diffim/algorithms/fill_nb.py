@@ -4,19 +4,17 @@ from __future__ import annotations
 
 __all__ = ("fill_rows", "fill_trails", "scatter_kernel", "spread_mask")
 
-from numba import prange
-
 from .compile_nb import njit
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def fill_rows(image, bad, longest, other):  # type: ignore[no-untyped-def]
-    """Interpolate linearly over runs of bad pixels along x, in place.
+@njit(cache=True, nogil=True)
+def fill_rows(begin, end, image, bad, longest, other):  # type: ignore[no-untyped-def]
+    """Interpolate linearly over runs of bad pixels along x, in place, in rows from ``begin`` to ``end``.
 
     Runs longer than ``longest`` pixels, and those that reach the rim, take ``other``.
     """
-    ny, nx = image.shape
-    for y in prange(ny):
+    nx = image.shape[1]
+    for y in range(begin, end):
         x = 0
         while x < nx:
             if not bad[y, x]:
@@ -34,16 +32,16 @@ def fill_rows(image, bad, longest, other):  # type: ignore[no-untyped-def]
                     image[y, k] = other
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def fill_trails(image, saturated, profile, longest, filled):  # type: ignore[no-untyped-def]
-    """Interpolate linearly over saturated runs along x that are bleed trails, in place.
+@njit(cache=True, nogil=True)
+def fill_trails(begin, end, image, saturated, profile, longest, filled):  # type: ignore[no-untyped-def]
+    """Interpolate linearly over saturated runs along x that are bleed trails, in place, in some rows.
 
     A run is a trail if both its neighbours are fainter than half of what a star in its middle would be:
     ``profile`` holds the PSF over its peak by the distance in pixels. Runs longer than
     ``longest``, and those that reach the rim, are left alone. ``filled`` is set where pixels were replaced.
     """
-    ny, nx = image.shape
-    for y in prange(ny):
+    nx = image.shape[1]
+    for y in range(begin, end):
         x = 0
         while x < nx:
             if not saturated[y, x]:
@@ -65,11 +63,11 @@ def fill_trails(image, saturated, profile, longest, filled):  # type: ignore[no-
                     filled[y, k] = True
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def spread_mask(bad, dy, dx, out):  # type: ignore[no-untyped-def]
-    """Set ``out`` where any of the pixels at the given offsets is bad."""
+@njit(cache=True, nogil=True)
+def spread_mask(begin, end, bad, dy, dx, out):  # type: ignore[no-untyped-def]
+    """Set ``out`` in some rows where any of the pixels at the given offsets is bad."""
     ny, nx = bad.shape
-    for y in prange(ny):
+    for y in range(begin, end):
         for k in range(len(dy)):
             yy = y - dy[k]
             if yy < 0 or yy >= ny:

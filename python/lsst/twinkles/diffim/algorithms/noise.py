@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cells_nb import clipped_medians
+from .cells_nb import clipped_medians, interpolate_grid
+from .in_threads import run_in_threads
 from .spatial import chebyshev_terms
 
 MAD_TO_SIGMA = 1.4826
@@ -43,8 +44,11 @@ class NoiseMap:
 
     def image(self, shape: tuple[int, int], *, row_step: int = 1) -> np.ndarray:
         """Return the variance of every pixel, or of every so manieth row, float32."""
-        along_x = self.values.astype(np.float32) @ _weights(self.x, shape[1]).T
-        return _weights(self.y, shape[0])[::row_step] @ along_x
+        rows = _bracket(self.y, np.arange(0, shape[0], row_step, dtype=float))
+        columns = _bracket(self.x, np.arange(shape[1], dtype=float))
+        out = np.empty((len(rows[0]), shape[1]), dtype=np.float32)
+        run_in_threads(interpolate_grid, len(out), self.values.astype(np.float32), *rows, *columns, out)
+        return out
 
     def scaled(self, factor: float) -> NoiseMap:
         """Return the map multiplied by a factor."""
@@ -54,16 +58,6 @@ class NoiseMap:
     def median(self) -> float:
         """Median over the grid."""
         return float(np.median(self.values))
-
-
-def _weights(nodes: np.ndarray, size: int) -> np.ndarray:
-    """Return the weight of each node for each pixel of a row, ``(size, G)`` float32."""
-    lower, fraction = _bracket(nodes, np.arange(size, dtype=float))
-    weights = np.zeros((size, len(nodes)), dtype=np.float32)
-    weights[np.arange(size), lower] = 1.0 - fraction
-    if len(nodes) > 1:
-        weights[np.arange(size), lower + 1] = fraction
-    return weights
 
 
 def _bracket(nodes: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +102,8 @@ def cell_statistics(
     shape = (len(edge_y) - 1, len(edge_x) - 1)
     median, sigma, number = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape)
     most = int(np.clip(max_pixels / (shape[0] * shape[1]), 256, 4096))
-    clipped_medians(image, bad, edge_y, edge_x, most, min_fraction, _CLIP, _ITERATIONS, median, sigma, number)
+    cells = image, bad, edge_y, edge_x, most, min_fraction, _CLIP, _ITERATIONS
+    run_in_threads(clipped_medians, median.size, *cells, median, sigma, number)
     return median, sigma, number, 0.5 * (edge_x[1:] + edge_x[:-1] - 1), 0.5 * (edge_y[1:] + edge_y[:-1] - 1)
 
 

@@ -23,6 +23,7 @@ from lsst.utils.timer import timeMethod
 from ..adapters.kernels import evaluate_kernel
 from ..adapters.masks import bad_pixels, known_plane_names, resolve_plane_name
 from ..adapters.psfs import psf_fwhm, sample_psf
+from ..algorithms.in_threads import run_in_threads
 from ..algorithms.report.counts_nb import count_bits
 from ..algorithms.report.figures import (
     describe_kernels,
@@ -300,7 +301,9 @@ def mask_fractions(mask: Mask, planes: Iterable[str]) -> dict[str, float]:
     planes : iterable of `str`
         Names.
     """
-    counts = count_bits(mask.array)
+    counts = np.zeros((len(mask.array), mask.array.shape[-1], 8), dtype=np.int64)
+    run_in_threads(count_bits, len(mask.array), mask.array, counts)
+    counts = counts.sum(axis=0)
     fractions = {}
     for name in planes:
         plane = resolve_plane_name(name, mask.schema) if name in known_plane_names() else name

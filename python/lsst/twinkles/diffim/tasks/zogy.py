@@ -224,11 +224,7 @@ class ZogyEngine:
         )
         halo = int(np.clip(filters.extent(x=nx / 2, y=ny / 2, tolerance=1e-6), 8, 64))
         grid = make_tile_grid((ny, nx), halo=halo, side=_TILE)
-
-        def pair(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-            a, b = filters.pair(x, y, grid.side)
-            return [a, -b]
-
+        pair = partial(filters.compact, half=halo, side=grid.side)
         return convolve_varying(
             [science, template], pair, grid, workers=get_num_threads(), tolerance=_TOLERANCE
         )

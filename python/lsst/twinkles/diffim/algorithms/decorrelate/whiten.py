@@ -13,6 +13,7 @@ from ..cells_nb import smooth_excess
 from ..convolve import TileGrid, convolve_varying, make_tile_grid
 from ..convolve_nb import add_scattered
 from ..fourier import measure_extent, stamps_from_transforms, transform_stamps
+from ..in_threads import run_in_threads
 from ..noise import MAD_TO_SIGMA, NoiseMap
 from ..psf_grid import PsfGrid
 
@@ -172,7 +173,8 @@ def source_variance(
         Zero in blank sky and at bad pixels.
     """
     smooth = np.empty(variance.shape, dtype=np.float32)
-    smooth_excess(variance, sky.image(variance.shape), bad, _SMOOTHING_HALF, smooth)
+    level = sky.image(variance.shape)
+    run_in_threads(smooth_excess, len(smooth), variance, level, bad, _SMOOTHING_HALF, smooth)
     sample = smooth[:: max(1, smooth.shape[0] // 512), :: max(1, smooth.shape[1] // 512)]
     width = MAD_TO_SIGMA * float(np.median(np.abs(sample - np.median(sample))))
     smooth[smooth < np.float32(threshold * width + 1e-6 * sky.median)] = 0.0
@@ -214,5 +216,5 @@ def propagate_variance(
             squares = squares[:, cut:-cut, cut:-cut]
         squares *= total / squares.sum(axis=(1, 2), keepdims=True)
         stamps = squares.reshape(len(y), len(x), *squares.shape[1:]).astype(np.float32)
-        add_scattered(excess, stamps, _VARIANCE_TILE, variance)
+        run_in_threads(add_scattered, len(grid_x), excess, stamps, _VARIANCE_TILE, variance)
     return variance

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.ndimage import find_objects, label
 
 from ..fill_nb import spread_mask
+from ..in_threads import run_in_threads
 
 _EIGHT = np.ones((3, 3), dtype=int)
 
@@ -81,7 +82,8 @@ def _grow(region: np.ndarray, radius: int) -> np.ndarray:
     if radius > 0 and region.any():
         dy, dx = (a.ravel() for a in np.mgrid[-radius : radius + 1, -radius : radius + 1])
         disc = dy**2 + dx**2 <= (radius + 0.5) ** 2
-        spread_mask(region, dy[disc].astype(np.int64), dx[disc].astype(np.int64), out)
+        offsets = dy[disc].astype(np.int64), dx[disc].astype(np.int64)
+        run_in_threads(spread_mask, len(region), region, *offsets, out)
     return out
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..in_threads import run_in_threads
 from .stamps_nb import find_peaks
 
 
@@ -43,7 +44,7 @@ def find_candidates(
     counts = np.zeros(ny, dtype=np.int64)
     xs, ys = np.zeros((ny, per_row), np.int32), np.zeros((ny, per_row), np.int32)
     values = np.zeros((ny, per_row), np.float32)
-    find_peaks(image, np.float32(threshold), max(border, 2), counts, xs, ys, values)
+    run_in_threads(find_peaks, ny, image, np.float32(threshold), max(border, 2), counts, xs, ys, values)
     keep = np.arange(per_row)[None, :] < counts[:, None]
     return KernelCandidates(x=xs[keep].astype(int), y=ys[keep].astype(int), flux=values[keep].astype(float))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..in_threads import run_in_threads
 from .basis import AlardLuptonBasis
 from .stamps_nb import convolve_stamps
 
@@ -151,7 +152,9 @@ def build_stamp_system(
         part = slice(start, min(start + chunk, n))
         m = part.stop - start
         stamps = np.ones((m, features, side, side), dtype=np.float32)
-        convolve_stamps(
+        run_in_threads(
+            convolve_stamps,
+            m,
             np.ascontiguousarray(convolved[part], dtype=np.float32),
             side // 2,
             basis.factors,

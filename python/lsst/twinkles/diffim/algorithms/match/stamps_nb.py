@@ -5,14 +5,13 @@ from __future__ import annotations
 __all__ = ("convolve_stamps", "find_peaks")
 
 import numpy as np
-from numba import prange
 
 from ..compile_nb import njit
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath=True)
-def convolve_stamps(stamps, half, factors, row, column, out):  # type: ignore[no-untyped-def]
-    """Convolve stamps with separable functions.
+@njit(cache=True, nogil=True, fastmath=True)
+def convolve_stamps(begin, end, stamps, half, factors, row, column, out):  # type: ignore[no-untyped-def]
+    """Convolve the stamps from ``begin`` to ``end`` with separable functions.
 
     Parameters
     ----------
@@ -27,12 +26,12 @@ def convolve_stamps(stamps, half, factors, row, column, out):  # type: ignore[no
     out : ``(N, B, 2 half + 1, 2 half + 1)``, float32
         Filled with the convolved stamps.
     """
-    n_star, n_basis, side = out.shape[0], out.shape[1], 2 * half + 1
+    n_basis, side = out.shape[1], 2 * half + 1
     size = factors.shape[1]
     h = size // 2
     tall = side + 2 * h
     first = stamps.shape[1] // 2 - half - h
-    for s in prange(n_star):
+    for s in range(begin, end):
         rows = np.zeros((factors.shape[0], tall, side), dtype=np.float32)
         for f in range(factors.shape[0]):
             for j in range(tall):
@@ -53,9 +52,9 @@ def convolve_stamps(stamps, half, factors, row, column, out):  # type: ignore[no
                         target[j, i] += c * source[j + 2 * h - k, i]
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def find_peaks(image, threshold, border, counts, xs, ys, values):  # type: ignore[no-untyped-def]
-    """Find pixels whose 3 x 3 sum is a local maximum above a threshold.
+@njit(cache=True, nogil=True)
+def find_peaks(begin, end, image, threshold, border, counts, xs, ys, values):  # type: ignore[no-untyped-def]
+    """Find pixels whose 3 x 3 sum is a local maximum above a threshold, in some rows.
 
     Parameters
     ----------
@@ -74,7 +73,7 @@ def find_peaks(image, threshold, border, counts, xs, ys, values):  # type: ignor
     """
     ny, nx = image.shape
     most = xs.shape[1]
-    for y in prange(border, ny - border):
+    for y in range(max(begin, border), min(end, ny - border)):
         n = 0
         for x in range(border, nx - border):
             c = image[y, x]

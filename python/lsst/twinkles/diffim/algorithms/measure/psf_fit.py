@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from ..psf_grid import PsfGrid
 from .group_fit_nb import fit_groups
 from .groups import Groups, link_groups
-from .in_threads import run_in_threads
+from ..in_threads import run_in_threads
 from .spline_psf import SplinePsf
 from .spline_psf_nb import add_sources, force_fluxes
 

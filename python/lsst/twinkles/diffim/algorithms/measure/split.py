@@ -10,7 +10,7 @@ import numpy as np
 
 from ..psf_grid import PsfGrid
 from .groups import link_groups
-from .in_threads import run_in_threads
+from ..in_threads import run_in_threads
 from .psf_fit import PsfFits, subtract_sources
 from .spline_psf import SplinePsf
 from .split_nb import split_groups

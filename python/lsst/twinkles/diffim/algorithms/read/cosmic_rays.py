@@ -9,6 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from ..in_threads import run_in_threads
 from ..psf_grid import PsfGrid
 from .cosmic_rays_nb import find_sharp_pixels, repair_pixels, spread_along_tracks
 
@@ -85,7 +86,8 @@ def find_cosmic_rays(
     and on a galaxy it takes away what is smooth.
     """
     found = np.zeros(image.shape, dtype=bool)
-    find_sharp_pixels(image, variance, bad, ratios, min_sigma, min_counts, margin, found)
+    limits = min_sigma, min_counts, margin
+    run_in_threads(find_sharp_pixels, len(image), image, variance, bad, ratios, *limits, found)
     for _ in range(iterations):
         if not found.any():
             break

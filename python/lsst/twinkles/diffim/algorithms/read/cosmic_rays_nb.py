@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ("find_sharp_pixels", "repair_pixels", "spread_along_tracks")
 
 import numpy as np
-from numba import prange
 
 from ..compile_nb import njit
 
@@ -69,9 +68,9 @@ def _mark_standing(image, variance, y, step2, standing):  # type: ignore[no-unty
         standing[x] = rise * rise > step2 * variance[y, x]
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def find_sharp_pixels(image, variance, bad, ratios, threshold, least, margin, out):  # type: ignore[no-untyped-def]
-    """Set ``out`` at pixels that stand out more sharply than a point source.
+@njit(cache=True, nogil=True)
+def find_sharp_pixels(begin, end, image, variance, bad, ratios, threshold, least, margin, out):  # type: ignore[no-untyped-def]
+    """Set ``out`` at pixels of some rows that stand out more sharply than a point source.
 
     Parameters
     ----------
@@ -94,7 +93,7 @@ def find_sharp_pixels(image, variance, bad, ratios, threshold, least, margin, ou
     ny, nx = image.shape
     # What a sharp pixel has at least above its faintest pair follows from the two conditions.
     step = threshold * (1.0 - ratios.max()) + margin * ratios.min()
-    for y in prange(1, ny - 1):
+    for y in range(max(begin, 1), min(end, ny - 1)):
         values = np.empty(len(_RING))
         standing = np.zeros(nx, dtype=np.bool_)
         _mark_standing(image, variance, y, np.float32(step * step), standing)

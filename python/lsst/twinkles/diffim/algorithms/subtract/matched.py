@@ -11,6 +11,7 @@ import numpy as np
 from ..convolve import convolve_varying, make_tile_grid
 from ..fill_nb import spread_mask
 from ..fourier import convolve_plane, transform_stamps
+from ..in_threads import run_in_threads
 from ..noise import cell_statistics, fit_cells
 
 KernelFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -65,7 +66,8 @@ def spread_bad(bad: np.ndarray, kernel: np.ndarray, *, level: float) -> np.ndarr
         return out
     rows, cols = np.nonzero(np.abs(kernel) > level * np.abs(kernel).max())
     half = kernel.shape[0] // 2
-    spread_mask(bad, (rows - half).astype(np.int64), (cols - half).astype(np.int64), out)
+    offsets = (rows - half).astype(np.int64), (cols - half).astype(np.int64)
+    run_in_threads(spread_mask, len(bad), bad, *offsets, out)
     return out
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..fill_nb import fill_rows, fill_trails
+from ..in_threads import run_in_threads
 from ..match.match import MatchInput
 from ..noise import fit_sky, measure_photon_variance, pixel_noise_ratio, sky_variance_map
 from ..psf_grid import PsfGrid
@@ -59,7 +60,7 @@ def fill_holes(image: np.ndarray, holes: np.ndarray) -> np.ndarray:
     the sky, which is zero.
     """
     filled = np.array(image, dtype=np.float32)
-    fill_rows(filled, holes, _LONGEST_RUN, np.float32(0.0))
+    run_in_threads(fill_rows, len(filled), filled, holes, _LONGEST_RUN, np.float32(0.0))
     return filled
 
 
@@ -129,7 +130,7 @@ def fill_bleed_trails(image: np.ndarray, saturated: np.ndarray, psf: np.ndarray)
             views = (a.T if turned else a for a in (image, saturated & ~filled, filled))
             profile = np.maximum(arm / psf[half, half], 0.0).astype(np.float32)
             picture, marks, done = views
-            fill_trails(picture, marks, profile, _WIDEST_TRAIL, done)
+            run_in_threads(fill_trails, len(picture), picture, marks, profile, _WIDEST_TRAIL, done)
     share = np.where(filled[rows, cols], np.float32(_TRAIL_ERROR), np.float32(1.0))
     return Doubt(rows, cols, share * np.maximum(image[rows, cols], np.float32(0.0)))
 
@@ -177,7 +178,7 @@ def prepare_image(
     """
     sky = fit_sky(image, bad, size=sky_cell, order=sky_order)
     flat = np.subtract(image, chebyshev_image(sky, shape=image.shape, order=sky_order), dtype=np.float32)
-    fill_rows(flat, holes, _LONGEST_RUN, np.float32(0.0))
+    run_in_threads(fill_rows, len(flat), flat, holes, _LONGEST_RUN, np.float32(0.0))
     noise = sky_variance_map(variance, bad, size=noise_cell)
     step = max(1, image.shape[0] // 1024)
     rows = slice(None, None, step)

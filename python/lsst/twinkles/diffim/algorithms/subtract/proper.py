@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.fft
 
 from ..fourier import measure_extent, stamps_from_transforms, transform_stamps
 from ..match.prefilter import transform_psfs
@@ -25,6 +26,8 @@ from ..spatial import chebyshev_terms
 _FLOOR = 1e-10
 # Regularisation of the matching kernel: amplitudes are raised by 1 / (2 sqrt) at most.
 _WIENER = 1e-3
+# Pixels that the transforms of filters are wider than what is kept of these.
+_MARGIN = 16
 # Added to the transforms of the PSFs: keeps the filters compact where both models are only rounding.
 _BLIND = 1e-6
 
@@ -100,6 +103,20 @@ class DifferenceFilters:
         total = vs + vt * np.float32(self.flux_scale**2)
         white = np.sqrt(total / (vs * _power(science) + vt * _power(template)))
         return science * white, template * white
+
+    def compact(self, x: np.ndarray, y: np.ndarray, *, half: int, side: int) -> list[np.ndarray]:
+        """Return ``a`` and ``-b`` cut to stamps of ``2 half + 1`` pixels, as transforms of a larger ``side``.
+
+        Made from transforms that are just large enough: the ratios of PSFs take most of the time.
+        """
+        small = scipy.fft.next_fast_len(2 * half + _MARGIN, real=True)
+        a, b = self.pair(x, y, min(small, side))
+        if small >= side:
+            return [a, -b]
+        return [
+            transform_stamps(stamps_from_transforms(filters, small, 2 * half + 1), side)
+            for filters in (a, -b)
+        ]
 
     def sky_image(self, shape: tuple[int, int]) -> np.ndarray:
         """Return the variance of blank sky of the difference, ``shape`` float32."""

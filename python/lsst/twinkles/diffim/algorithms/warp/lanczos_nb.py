@@ -7,7 +7,6 @@ __all__ = ("resample_pixels",)
 import math
 
 import numpy as np
-from numba import prange
 
 from ..compile_nb import njit
 
@@ -21,11 +20,13 @@ def _blend(nodes, row, column, u, v):  # type: ignore[no-untyped-def]
     return lower + v * (upper - lower), (b - a) + v * ((d - c) - (b - a)), upper - lower
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(cache=True, nogil=True)
 def resample_pixels(  # type: ignore[no-untyped-def]
+    begin,
+    end,
     image, variance, mask, valid, map_x, map_y, step, table, significant, out_image, out_variance, out_mask
 ):
-    """Fill the output pixels.
+    """Fill the output pixels of some rows.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def resample_pixels(  # type: ignore[no-untyped-def]
     height, width = image.shape
     n_fractions, taps = table.shape[0] - 1, table.shape[1]
     n_bytes = mask.shape[2]
-    for j in prange(out_image.shape[0]):
+    for j in range(begin, end):
         wx, wy = np.empty(taps), np.empty(taps)
         row = min(j // step, map_x.shape[0] - 2)
         v = (j - row * step) / step

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from ..in_threads import run_in_threads
 from ..psf_grid import PsfGrid
 from .lanczos_nb import resample_pixels
 from .pixel_map import PixelMap
@@ -116,7 +117,9 @@ def resample_image(
         mask=np.zeros((*shape, mask.shape[2]), np.uint8),
     )
     table = make_lanczos_table(order, stretch=_find_stretch(pixel_map))
-    resample_pixels(
+    run_in_threads(
+        resample_pixels,
+        shape[0],
         image,
         variance,
         np.ascontiguousarray(mask),

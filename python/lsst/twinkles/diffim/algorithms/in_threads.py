@@ -1,4 +1,4 @@
-"""Compiled loops over sources, spread over threads."""
+"""Compiled loops spread over threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..threads import get_num_threads
+from .threads import get_num_threads
 
 _PARTS_PER_THREAD = 8
 
