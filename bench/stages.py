@@ -20,7 +20,7 @@ SCIENCE, TEMPLATE = 230, 250
 STAGES = {
     "warp": ("getTemplate", "run"),
     "subtract": ("subtract", "run"),
-    "  prepare": ("subtract", "_prepare"),
+    "  prepare": ("subtract", "_prepare_pair"),
     "  find stars": ("subtract", "_find_candidates"),
     "  match": ("subtract", "_match"),
     "  mask, assemble": ("subtract", "_assemble"),

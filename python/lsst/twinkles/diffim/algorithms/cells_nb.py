@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("clipped_medians", "interpolate_grid", "smooth_excess")
+__all__ = ("clipped_medians", "interpolate_grid", "smooth_excess", "zero_below")
 
 import numpy as np
 
@@ -13,24 +13,24 @@ MAD_TO_SIGMA = 1.4826
 
 @njit(cache=True, nogil=True)
 def _gather(image, bad, y0, y1, x0, x1, most, least):  # type: ignore[no-untyped-def]
-    """Return a regular subset of the good pixels of a cell; empty if there are too few."""
-    good = 0
-    for y in range(y0, y1):
-        for x in range(x0, x1):
-            if not bad[y, x]:
-                good += 1
-    if good < 9 or good < least * (y1 - y0) * (x1 - x0):
-        return np.empty(0, dtype=np.float32)
-    step = max(1, good // most)
-    values = np.empty((good + step - 1) // step, dtype=np.float32)
-    seen = 0
-    for y in range(y0, y1):
-        for x in range(x0, x1):
-            if not bad[y, x]:
-                if seen % step == 0:
-                    values[seen // step] = image[y, x]
+    """Return the good pixels of a regular lattice in a cell; none if there are too few."""
+    step = max(1, int(np.sqrt((y1 - y0) * (x1 - x0) / most)))
+    while True:
+        values = np.empty(((y1 - y0 + step - 1) // step) * ((x1 - x0 + step - 1) // step), dtype=np.float32)
+        good, seen = 0, 0
+        for y in range(y0, y1, step):
+            for x in range(x0, x1, step):
                 seen += 1
-    return values
+                if not bad[y, x]:
+                    values[good] = image[y, x]
+                    good += 1
+        # Where most pixels are bad the others have to be looked for more closely.
+        if step == 1 or 4 * good > seen:
+            break
+        step = max(1, step // 2)
+    if good < 9 or good < least * seen:
+        good = 0
+    return values[:good]
 
 
 @njit(cache=True, nogil=True)
@@ -49,7 +49,9 @@ def _clip(values, clip, iterations):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def clipped_medians(begin, end, image, bad, edge_y, edge_x, most, least, clip, iterations, median, sigma, number):  # type: ignore[no-untyped-def]
+def clipped_medians(  # type: ignore[no-untyped-def]
+    begin, end, image, bad, edge_y, edge_x, most, least, clip, iterations, median, sigma, number
+):
     """Fill median, robust scatter and number of pixels of each cell from ``begin`` to ``end`` after clipping.
 
     Parameters
@@ -143,3 +145,12 @@ def interpolate_grid(begin, end, values, row, row_weight, column, column_weight,
         for x in range(out.shape[1]):
             a, b = nodes[column[x]], nodes[min(column[x] + 1, last_column)]
             target[x] = a + np.float32(column_weight[x]) * (b - a)
+
+
+@njit(cache=True, nogil=True)
+def zero_below(begin, end, image, limit):  # type: ignore[no-untyped-def]
+    """Set what is fainter than a limit to zero in some rows, in place."""
+    for y in range(begin, end):
+        row = image[y]
+        for x in range(len(row)):
+            row[x] = row[x] if row[x] >= limit else np.float32(0.0)

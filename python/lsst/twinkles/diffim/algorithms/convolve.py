@@ -7,13 +7,13 @@ __all__ = ("TileGrid", "convolve_varying", "make_tile_grid")
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 import scipy.fft
 
-from .convolve_nb import assemble_tile, cut_tile, multiply_filters
+from .convolve_nb import add_weighted, cut_tile
 
 type Filters = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
 
@@ -97,8 +97,7 @@ def convolve_varying(
     workers : `int`
         Threads.
     tolerance : `float`
-        A variation within a tile (along x, along y, crossed) smaller than this,
-        relative to the filter, is left out.
+        A variation within a tile of less than this to either side, relative to the filter, is left out.
     beyond : `str`
         What the images are beyond their rim: their reflection, or zero.
 
@@ -110,8 +109,8 @@ def convolve_varying(
     Notes
     -----
     Within a tile the filter is bilinear between its values at the corners,
-    so that the result has no steps at tile edges: up to four inverse transforms a
-    tile, ``D = f0*I + u (fx*I) + v (fy*I) + u v (fxy*I)``.
+    so that the result has no steps at tile edges: ``D = sum_c w_c (f_c * I)``, an inverse transform for each
+    corner, or but one where the filter does not vary.
     """
     images = [np.ascontiguousarray(image, dtype=np.float32) for image in images]
     result = np.empty(grid.shape, dtype=np.float32)
@@ -142,15 +141,38 @@ class _Tiles:
         """Convolve one tile, given the filters of all images at its corners, lower two first."""
         grid = self.grid
         side, y, x = grid.side, grid.y[row], grid.x[column]
-        terms = _needed_terms(corners, self.tolerance)
         pixels = np.empty((side, side), dtype=np.float32)
-        products = np.empty((len(terms), side, side // 2 + 1), dtype=np.complex64)
-        for number, image in enumerate(self.images):
+        spectra = []
+        for image in self.images:
             cut_tile(image, y - grid.halo, x - grid.halo, self.mirror, pixels)
-            spectrum = scipy.fft.rfft2(pixels, overwrite_x=True)
-            multiply_filters(spectrum, *(corner[number] for corner in corners), terms, number > 0, products)
-        parts = scipy.fft.irfft2(products, s=(side, side), axes=(-2, -1), overwrite_x=True)
-        assemble_tile(parts, terms, grid.halo, grid.inner, y, x, self.result)
+            spectra.append(scipy.fft.rfft2(pixels))
+        if _are_equal(corners, self.tolerance):
+            corners = ([np.mean(filters, axis=0) for filters in zip(*corners, strict=True)],)
+            weights = [(self.even, self.even)]
+        else:
+            weights = [(v, u) for v in (self.falling, self.rising) for u in (self.falling, self.rising)]
+        # One corner after the other: what it takes stays in the processor's cache.
+        for number, (filters, weight) in enumerate(zip(corners, weights, strict=True)):
+            product = spectra[0] * filters[0]
+            for spectrum, filter_ in zip(spectra[1:], filters[1:], strict=True):
+                product += spectrum * filter_
+            part = scipy.fft.irfft2(product, s=(side, side), overwrite_x=True)
+            add_weighted(part, *weight, grid.halo, y, x, number > 0, self.result)
+
+    @cached_property
+    def rising(self) -> np.ndarray:
+        """Weights of the right, or upper, corner along a tile (`numpy.ndarray`)."""
+        return ((np.arange(self.grid.inner) + 0.5) / self.grid.inner).astype(np.float32)
+
+    @cached_property
+    def falling(self) -> np.ndarray:
+        """Weights of the other corner (`numpy.ndarray`)."""
+        return np.float32(1.0) - self.rising
+
+    @cached_property
+    def even(self) -> np.ndarray:
+        """Weights if all corners are equal (`numpy.ndarray`)."""
+        return np.ones_like(self.rising)
 
 
 class _Workers:
@@ -191,13 +213,12 @@ def _join(chunks: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
     ]
 
 
-def _needed_terms(corners: tuple[list[np.ndarray], ...], tolerance: float) -> np.ndarray:
-    """Return which terms of the bilinear filters count, the constant one first (see `multiply_filters`)."""
-    needed = [True, False, False, False]
+def _are_equal(corners: tuple[list[np.ndarray], ...], tolerance: float) -> bool:
+    """Tell whether the filters at a tile's corners are the same but for a fraction of the largest value."""
     for filters in zip(*corners, strict=True):
         # A filter is smooth in frequency: every fifth one tells.
-        a, b, c, d = (f[::5, ::5] for f in filters)
-        size = 4.0 * tolerance * np.abs(a).max()
-        for term, change in ((1, b + d - a - c), (2, c + d - a - b), (3, a + d - b - c)):
-            needed[term] = needed[term] or bool(np.abs(change).max() > size)
-    return np.flatnonzero(needed)
+        first, *others = (f[::5, ::5] for f in filters)
+        limit = 2.0 * tolerance * np.abs(first).max()
+        if any(np.abs(other - first).max() > limit for other in others):
+            return False
+    return True

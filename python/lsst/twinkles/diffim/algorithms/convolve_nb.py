@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ("add_scattered", "assemble_tile", "cut_tile", "multiply_filters")
+__all__ = ("add_scattered", "add_weighted", "cut_tile")
 
-import numpy as np
 
 from .compile_nb import njit
 
 
 @njit(cache=True, nogil=True)
 def cut_tile(image, first_row, first_column, mirror, out):  # type: ignore[no-untyped-def]
-    """Copy a part of an image that may reach beyond it, ``out[j, i] = image[first_row + j, first_column + i]``.
+    """Copy a part of an image that may reach beyond it.
 
     What lies beyond is the reflection of the image (``mirror``) or zero.
     """
@@ -20,90 +19,43 @@ def cut_tile(image, first_row, first_column, mirror, out):  # type: ignore[no-un
     begin, end = max(0, -first_column), min(wide, nx - first_column)
     for j in range(tall):
         row = first_row + j
-        if row < 0 or row >= ny:
-            if not mirror:
-                out[j] = 0.0
-                continue
-            row = row % (2 * ny)
-            row = min(row, 2 * ny - 1 - row)
-        for i in range(begin, end):
-            out[j, i] = image[row, first_column + i]
-        for i in range(wide):
-            if begin <= i < end:
-                continue
-            column = (first_column + i) % (2 * nx)
-            column = min(column, 2 * nx - 1 - column)
-            out[j, i] = image[row, column] if mirror else 0.0
+        if not mirror and (row < 0 or row >= ny):
+            out[j] = 0.0
+            continue
+        row = row % (2 * ny)
+        source = image[min(row, 2 * ny - 1 - row)]
+        out[j, begin:end] = source[first_column + begin : first_column + end]
+        for i in range(wide - (end - begin)):
+            beyond = i if i < begin else end - begin + i
+            column = (first_column + beyond) % (2 * nx)
+            out[j, beyond] = source[min(column, 2 * nx - 1 - column)] if mirror else 0.0
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def multiply_filters(spectrum, a, b, c, d, terms, add, out):  # type: ignore[no-untyped-def]
-    """Multiply the transform of a tile with a filter that is bilinear between the tile's corners.
+def add_weighted(part, along_y, along_x, halo, y, x, add, out):  # type: ignore[no-untyped-def]
+    """Put what is kept of a convolved tile, with weights, into the image.
 
     Parameters
     ----------
-    spectrum : ``(side, half)``, complex64
-        Transform of the tile.
-    a, b, c, d : ``(side, half)``, complex64
-        Filters at the lower corners, left and right, and at the upper ones.
-    terms : ``(n,)``, int64
-        Which terms are wanted: 0 constant, 1 along x, 2 along y, 3 crossed.
-    add : `bool`
-        Add to ``out``; otherwise overwrite.
-    out : ``(n, side, half)``, complex64
-        Filled with the products.
-    """
-    quarter = np.float32(0.25)
-    for n in range(len(terms)):
-        term = terms[n]
-        for j in range(spectrum.shape[0]):
-            for i in range(spectrum.shape[1]):
-                low, high = b[j, i], c[j, i]
-                if term == 0:
-                    f = (a[j, i] + d[j, i]) + (low + high)
-                elif term == 1:
-                    f = (d[j, i] - a[j, i]) + (low - high)
-                elif term == 2:
-                    f = (d[j, i] - a[j, i]) - (low - high)
-                else:
-                    f = (a[j, i] + d[j, i]) - (low + high)
-                value = spectrum[j, i] * f * quarter
-                if add:
-                    out[n, j, i] += value
-                else:
-                    out[n, j, i] = value
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def assemble_tile(parts, terms, halo, inner, y, x, out):  # type: ignore[no-untyped-def]
-    """Add the terms of a tile and put what is kept of it into the image.
-
-    Parameters
-    ----------
-    parts : ``(n, side, side)``, float32
-        Convolved tile for each term (see `multiply_filters`).
-    terms : ``(n,)``, int64
-        Which terms these are.
-    halo, inner : `int`
-        Pixels at each edge that are left out, and side of what is kept.
+    part : ``(side, side)``, float32
+        Convolved tile.
+    along_y, along_x : ``(inner,)``, float32
+        Weights of its rows and columns.
+    halo : `int`
+        Pixels at each edge that are left out.
     y, x : `int`
         Where the first pixel that is kept goes.
+    add : `bool`
+        Add to ``out``; otherwise overwrite.
     out : ``(Ny, Nx)``, float32
-        Filled there; what reaches beyond it is dropped.
+        What reaches beyond it is dropped.
     """
-    tall, wide = min(inner, out.shape[0] - y), min(inner, out.shape[1] - x)
-    step = np.float32(2.0 / inner)
-    first = np.float32(1.0 / inner - 1.0)
+    tall, wide = min(len(along_y), out.shape[0] - y), min(len(along_x), out.shape[1] - x)
     for j in range(tall):
-        v = first + step * np.float32(j)
+        source, target = part[halo + j], out[y + j]
         for i in range(wide):
-            out[y + j, x + i] = parts[0, halo + j, halo + i]
-        for n in range(1, len(terms)):
-            term = terms[n]
-            for i in range(wide):
-                u = first + step * np.float32(i)
-                factor = u if term == 1 else (v if term == 2 else u * v)
-                out[y + j, x + i] += factor * parts[n, halo + j, halo + i]
+            value = along_y[j] * along_x[i] * source[halo + i]
+            target[x + i] = target[x + i] + value if add else value
 
 
 @njit(cache=True, nogil=True, fastmath=True)

@@ -54,6 +54,14 @@ class NoiseMap:
         """Return the map multiplied by a factor."""
         return NoiseMap(values=self.values * factor, x=self.x, y=self.y)
 
+    def plus(self, other: NoiseMap) -> NoiseMap:
+        """Return the sum with another map, on the nodes of both."""
+        if np.array_equal(self.x, other.x) and np.array_equal(self.y, other.y):
+            return NoiseMap(values=self.values + other.values, x=self.x, y=self.y)
+        x, y = np.union1d(self.x, other.x), np.union1d(self.y, other.y)
+        grid = {"x": x[None, :], "y": y[:, None]}
+        return NoiseMap(values=self.evaluate(**grid) + other.evaluate(**grid), x=x, y=y)
+
     @property
     def median(self) -> float:
         """Median over the grid."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ("get_num_threads",)
+__all__ = ("get_num_threads", "single_threaded_algebra")
 
 import os
+
+import threadpoolctl
 
 VARIABLE = "TWINKLES_DIFFIM_NUM_THREADS"
 
@@ -30,3 +32,8 @@ def get_num_threads() -> int:
                 )
             return int(text)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# Decorator of functions in which linear algebra uses one thread. Its matrices are small here: threads that
+# wait for each other take several times as long on a busy machine, and what is large has threads of its own.
+single_threaded_algebra = threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")

@@ -19,7 +19,7 @@ from lsst.pipe.base import NoWorkFound, Struct
 from lsst.utils.timer import timeMethod
 
 from ..adapters.masks import set_plane
-from ..algorithms.threads import get_num_threads
+from ..algorithms.threads import get_num_threads, single_threaded_algebra
 from ..algorithms.threads_nb import limit_compiled_threads
 from . import exposure_checks as checks
 from ._stand_ins import UnbuiltStageTask
@@ -275,6 +275,7 @@ class ImageDifferenceTask(DifferenceQualityTask):
         setattr(self, name, field.target(config=config, name=name, parentTask=self))
 
     @timeMethod
+    @single_threaded_algebra
     def run(
         self,
         exposure: VisitImage,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("AlardLuptonSubtractConfig", "AlardLuptonSubtractTask")
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..algorithms.match.solve import KernelSolveError
 from ..algorithms.spatial import chebyshev_coefficients, chebyshev_image
 from ..algorithms.subtract.matched import rim_error, spread_bad
 from ..algorithms.subtract.prepare import PreparedImage, prepare_image
+from ..algorithms.threads import get_num_threads, single_threaded_algebra
 from .alard_lupton import AlardLuptonEngine
 from .difference_image import make_difference_image, make_matched_image, merge_masks
 from .engines import Exposures, Roles, Subtraction
@@ -37,6 +39,8 @@ from .zogy import ZogyEngine
 
 if TYPE_CHECKING:
     from lsst.images import Mask, VisitImage
+
+    from ..algorithms.psf_grid import PsfGrid
 
 _NOISE_CELL = 256
 
@@ -138,6 +142,7 @@ class AlardLuptonSubtractTask(Task):
     config: AlardLuptonSubtractConfig
 
     @timeMethod
+    @single_threaded_algebra
     def run(self, template: VisitImage, science: VisitImage, sources: Table | None = None) -> Struct:
         """Subtract.
 
@@ -225,11 +230,17 @@ class AlardLuptonSubtractTask(Task):
         return engine, roles, match
 
     def _prepare_pair(self, science: VisitImage, template: VisitImage) -> Exposures:
-        own, other = self._prepare(science, "science"), self._prepare(template, "template")
+        pair = {"science": science, "template": template}
+        # Models of PSFs are not made for threads; the pixels of the two images are.
+        psfs = [sample_psf(exposure.psf, exposure.bbox) for exposure in pair.values()]
+        with ThreadPoolExecutor(min(2, get_num_threads())) as pool:
+            own, other = pool.map(self._prepare, pair.values(), pair, psfs)
+        for role, prepared in zip(pair, (own, other), strict=True):
+            self._check_noise(prepared.noise_ratio, role)
         return Exposures(science, template, own, other, psf_fwhm(own.data.psf), psf_fwhm(other.data.psf))
 
-    def _prepare(self, exposure: VisitImage, role: str) -> PreparedImage:
-        """Sample the PSF, fill holes, subtract the sky, measure the noise."""
+    def _prepare(self, exposure: VisitImage, role: str, psf: PsfGrid) -> PreparedImage:
+        """Fill holes, subtract the sky, measure the noise."""
         image, variance = exposure.image.array, exposure.variance.array
         holes = bad_pixels(exposure.mask, self.config.holeMaskPlanes)
         holes |= ~np.isfinite(image)
@@ -237,21 +248,19 @@ class AlardLuptonSubtractTask(Task):
         with np.errstate(invalid="ignore"):
             bad |= holes | ~(variance > 0) | ~np.isfinite(variance)
         try:
-            prepared = prepare_image(
+            return prepare_image(
                 image,
                 variance,
                 bad=bad,
                 holes=holes,
                 saturated=bad_pixels(exposure.mask, ["SAT"]),
-                psf=sample_psf(exposure.psf, exposure.bbox),
+                psf=psf,
                 sky_cell=self.config.backgroundCell,
                 sky_order=self.config.kernel.active.spatialBgOrder,
                 noise_cell=_NOISE_CELL,
             )
         except ValueError as error:
             raise UnusableExposureError(f"The {role} exposure cannot be used: {error}", role=role) from error
-        self._check_noise(prepared.noise_ratio, role)
-        return prepared
 
     def _check_noise(self, ratio: float, role: str) -> None:
         self.metadata[f"{role}NoiseRatio"] = ratio

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cells_nb import smooth_excess
+from ..cells_nb import smooth_excess, zero_below
 from ..convolve import TileGrid, convolve_varying, make_tile_grid
 from ..convolve_nb import add_scattered
 from ..fourier import measure_extent, stamps_from_transforms, transform_stamps
@@ -177,7 +177,7 @@ def source_variance(
     run_in_threads(smooth_excess, len(smooth), variance, level, bad, _SMOOTHING_HALF, smooth)
     sample = smooth[:: max(1, smooth.shape[0] // 512), :: max(1, smooth.shape[1] // 512)]
     width = MAD_TO_SIGMA * float(np.median(np.abs(sample - np.median(sample))))
-    smooth[smooth < np.float32(threshold * width + 1e-6 * sky.median)] = 0.0
+    run_in_threads(zero_below, len(smooth), smooth, np.float32(threshold * width + 1e-6 * sky.median))
     return smooth
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..in_threads import run_in_threads
-from .stamps_nb import find_peaks
+from .stamps_nb import count_in_squares, find_peaks
 
 
 @dataclass(frozen=True)
@@ -129,17 +129,10 @@ def select_candidates(
     ny, nx = bad.shape
     inside = (found.x >= half) & (found.x < nx - half) & (found.y >= half) & (found.y < ny - half)
     found = found.take(np.flatnonzero(inside))
-    # Summed-area table: bad pixels of any box at the cost of four look-ups.
-    table = np.zeros((ny + 1, nx + 1), dtype=np.int32)
-    np.cumsum(bad, axis=0, dtype=np.int32, out=table[1:, 1:])
-    np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
-
-    def count(r: int) -> np.ndarray:
-        x0, x1, y0, y1 = found.x - r, found.x + r + 1, found.y - r, found.y + r + 1
-        return table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0]
-
-    good = (count(core) == 0) & (count(half) <= max_bad_fraction * (2 * half + 1) ** 2)
-    found = found.take(np.flatnonzero(good))
+    for reach, most in ((core, 0.0), (half, max_bad_fraction * (2 * half + 1) ** 2)):
+        n_bad = np.empty(len(found), dtype=np.int64)
+        run_in_threads(count_in_squares, len(found), bad, found.x, found.y, reach, n_bad)
+        found = found.take(np.flatnonzero(n_bad <= most))
     chosen = select_in_cells(found, cell_size=cell_size, per_cell=per_cell, separation=separation)
     if max_number >= 0:
         chosen = chosen[:max_number]

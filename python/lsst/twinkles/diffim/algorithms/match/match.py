@@ -24,7 +24,7 @@ from .prefilter import (
     filter_stamps,
     matched_filter,
 )
-from .prior import psf_prior_system, ridge_system
+from .prior import noise_ridge_system, psf_prior_system, ridge_system
 from .solve import KernelSolution, KernelSolveError, choose_spatial_order, solve_kernel
 
 _CHUNK = 128
@@ -157,6 +157,8 @@ def match_images(
         # Kernels grow with the flux scale, and so does what they may deviate.
         strength = settings.ridge / flux_scale
         fixed = concatenate(sky, ridge_system(basis, x=prior.x, y=prior.y, strength=strength))
+    if settings.debias:
+        fixed = concatenate(fixed, noise_ridge_system(stars))
     extras = [
         concatenate(fixed, replace(prior, gram=prior.gram * strength**2)) if strength > 0 else fixed
         for strength in settings.prior_strengths

@@ -32,6 +32,8 @@ class StampSystem:
         Weighted sums of squares of the target.
     n_pixels : `numpy.ndarray`, ``(N,)``
         Pixels used.
+    noise : `numpy.ndarray`, ``(N, B, B)``
+        Share of the noise that was taken out of ``gram``; ``(N, 0, 0)`` if none was.
     """
 
     x: np.ndarray
@@ -40,6 +42,12 @@ class StampSystem:
     moment: np.ndarray
     power: np.ndarray
     n_pixels: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def noiseless(cls, **sums: np.ndarray) -> StampSystem:
+        """Return a system of sums that noise of the features has no part in."""
+        return cls(**sums, noise=np.zeros((len(sums["x"]), 0, 0)))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -146,6 +154,7 @@ def build_stamp_system(
     features = n_basis + 1
     gram, moment = np.zeros((n, features, features)), np.zeros((n, features))
     power, n_pixels = np.zeros(n), np.zeros(n)
+    taken = np.zeros((n, n_basis, n_basis) if noise is not None else (n, 0, 0))
     mix = np.eye(features)
     mix[:n_basis, :n_basis] = basis.transform
     for start in range(0, n, chunk):
@@ -171,15 +180,21 @@ def build_stamp_system(
         scaled = data.reshape(m, -1).astype(np.float32) * root
         gram[part] = mix @ (weighted @ weighted.transpose(0, 2, 1)).astype(float) @ mix.T
         if noise is not None:
-            share = noise.expected(weight, model, part)
-            gram[part, :n_basis, :n_basis] -= share
+            taken[part] = noise.expected(weight, model, part)
+            gram[part, :n_basis, :n_basis] -= taken[part]
             # What chi squares lose by that, so that they stay those of the pixels.
-            power[part] = noise.kernel_sum**2 * share[:, 0, 0]
+            power[part] = noise.kernel_sum**2 * taken[part, 0, 0]
         moment[part] = (weighted @ scaled[:, :, None])[:, :, 0].astype(float) @ mix.T
         power[part] += np.einsum("np,np->n", scaled, scaled, dtype=float)
         n_pixels[part] = (weight > 0).sum(axis=(1, 2))
     return StampSystem(
-        x=x.astype(float), y=y.astype(float), gram=gram, moment=moment, power=power, n_pixels=n_pixels
+        x=x.astype(float),
+        y=y.astype(float),
+        gram=gram,
+        moment=moment,
+        power=power,
+        n_pixels=n_pixels,
+        noise=taken,
     )
 
 
@@ -229,7 +244,7 @@ def sky_system(
     gram[:, 0, -1] = gram[:, -1, 0] = weight * convolved
     gram[:, -1, -1] = weight
     moment[:, 0], moment[:, -1] = weight * convolved * target, weight * target
-    return StampSystem(
+    return StampSystem.noiseless(
         x=np.asarray(x, float),
         y=np.asarray(y, float),
         gram=gram,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("psf_prior_system", "ridge_system")
+__all__ = ("noise_ridge_system", "psf_prior_system", "ridge_system")
 
 import numpy as np
 import scipy.fft
@@ -94,9 +94,34 @@ def ridge_system(basis: AlardLuptonBasis, *, x: np.ndarray, y: np.ndarray, stren
     return _without_data(gram, x, y)
 
 
+def noise_ridge_system(stars: StampSystem) -> StampSystem:
+    """Make equations that hold the kernel to its first function where noise outweighs the stars.
+
+    Parameters
+    ----------
+    stars : `StampSystem`
+        Sums of the stars, from which the share of the noise was taken.
+
+    Returns
+    -------
+    system : `StampSystem`
+        One entry for each star, the share of its noise on all functions but the first.
+
+    Notes
+    -----
+    Sums without the noise's share are nearly singular where the stars say nothing, and their solution is
+    anything there. Added back on the corrections alone, that share shrinks these by noise over signal:
+    by nothing where the stars are bright.
+    """
+    gram = np.zeros_like(stars.gram)
+    n = stars.noise.shape[1]
+    gram[:, 1:n, 1:n] = stars.noise[:, 1:, 1:]
+    return _without_data(gram, stars.x, stars.y)
+
+
 def _without_data(gram: np.ndarray, x: np.ndarray, y: np.ndarray) -> StampSystem:
     zeros = np.zeros(len(x))
-    return StampSystem(
+    return StampSystem.noiseless(
         x=np.asarray(x, float),
         y=np.asarray(y, float),
         gram=gram,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("convolve_stamps", "find_peaks")
+__all__ = ("convolve_stamps", "count_in_squares", "find_peaks")
 
 import numpy as np
 
@@ -95,3 +95,14 @@ def find_peaks(begin, end, image, threshold, border, counts, xs, ys, values):  #
                 xs[y, n], ys[y, n], values[y, n] = x, y, total
                 n += 1
         counts[y] = n
+
+
+@njit(cache=True, nogil=True)
+def count_in_squares(begin, end, bad, x, y, half, counts):  # type: ignore[no-untyped-def]
+    """Count the bad pixels of squares of side ``2 half + 1``, all inside the image, around ``x``, ``y``."""
+    for k in range(begin, end):
+        n = 0
+        for j in range(y[k] - half, y[k] + half + 1):
+            for i in range(x[k] - half, x[k] + half + 1):
+                n += bad[j, i]
+        counts[k] = n

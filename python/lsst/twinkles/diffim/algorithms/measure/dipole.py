@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ..in_threads import run_in_threads
 from ..psf_grid import PsfGrid
 from .dipole_nb import fit_dipoles
-from ..in_threads import run_in_threads
 from .psf_fit import PsfFits, subtract_sources
 from .spline_psf import SplinePsf
 

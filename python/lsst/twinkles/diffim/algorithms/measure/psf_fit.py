@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ..in_threads import run_in_threads
 from ..psf_grid import PsfGrid
 from .group_fit_nb import fit_groups
 from .groups import Groups, link_groups
-from ..in_threads import run_in_threads
 from .spline_psf import SplinePsf
 from .spline_psf_nb import add_sources, force_fluxes
 

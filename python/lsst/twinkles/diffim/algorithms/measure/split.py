@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..in_threads import run_in_threads
 from ..psf_grid import PsfGrid
 from .groups import link_groups
-from ..in_threads import run_in_threads
 from .psf_fit import PsfFits, subtract_sources
 from .spline_psf import SplinePsf
 from .split_nb import split_groups

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..psf_grid import PsfGrid
 from ..in_threads import run_in_threads
+from ..psf_grid import PsfGrid
 from .psf_fit import PsfFits, subtract_sources
 from .shapes import Moments
 from .spline_psf import SplinePsf

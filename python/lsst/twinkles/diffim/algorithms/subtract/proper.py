@@ -120,8 +120,7 @@ class DifferenceFilters:
 
     def sky_image(self, shape: tuple[int, int]) -> np.ndarray:
         """Return the variance of blank sky of the difference, ``shape`` float32."""
-        scale = np.float32(self.flux_scale**2)
-        return self.base.sky_science.image(shape) + scale * self.base.sky_template.image(shape)
+        return self.base.sky_science.plus(self.base.sky_template.scaled(self.flux_scale**2)).image(shape)
 
     def psf(self, *, x: np.ndarray, y: np.ndarray, size: int, side: int) -> PsfGrid:
         """Return the PSF of the difference on a grid of columns ``x`` and rows ``y``."""
@@ -203,9 +202,14 @@ def fit_kernel_fields(
     """
     flat = kernels.reshape(len(kernels), -1)
     mean = flat.mean(axis=0)
-    u, s, v = np.linalg.svd(flat - mean, full_matrices=False)
-    n = max(1, int(np.count_nonzero(s > tolerance * np.linalg.norm(flat))))
-    images = np.concatenate([mean[None], v[:n]]).reshape(n + 1, *kernels.shape[1:])
-    weights = np.concatenate([np.ones((len(flat), 1)), u[:, :n] * s[:n]], axis=1)
+    varying = flat - mean
+    # Eigenvectors of the few products of kernels, rather than a decomposition of all their pixels.
+    power, u = np.linalg.eigh(varying @ varying.T)
+    power, u = power[::-1], u[:, ::-1]
+    n = max(1, int(np.count_nonzero(power > (tolerance * np.linalg.norm(flat)) ** 2)))
+    amplitude = np.sqrt(np.maximum(power[:n], np.finfo(float).tiny))
+    components = (u[:, :n] / amplitude).T @ varying
+    images = np.concatenate([mean[None], components]).reshape(n + 1, *kernels.shape[1:])
+    weights = np.concatenate([np.ones((len(flat), 1)), u[:, :n] * amplitude], axis=1)
     basis = chebyshev_terms(x=x, y=y, shape=shape, order=order)
     return images, np.linalg.lstsq(basis, weights, rcond=None)[0].T

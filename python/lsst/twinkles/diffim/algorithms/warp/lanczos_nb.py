@@ -24,7 +24,18 @@ def _blend(nodes, row, column, u, v):  # type: ignore[no-untyped-def]
 def resample_pixels(  # type: ignore[no-untyped-def]
     begin,
     end,
-    image, variance, mask, valid, map_x, map_y, step, table, significant, out_image, out_variance, out_mask
+    image,
+    variance,
+    mask,
+    valid,
+    map_x,
+    map_y,
+    step,
+    table,
+    significant,
+    out_image,
+    out_variance,
+    out_mask,
 ):
     """Fill the output pixels of some rows.
 
