@@ -26,12 +26,15 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from ..algorithms.psf_grid import PsfGrid
+from .lazy_imports import defer_import
 
 if TYPE_CHECKING:
     from lsst.images import Box, VisitImage
     from lsst.images.psfs import PiffWrapper, PointSpreadFunction
 
 _LOG = logging.getLogger(__name__)
+
+defer_import("treegp")  # before lsst.images imports Piff to read a PSF
 
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
