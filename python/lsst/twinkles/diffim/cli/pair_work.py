@@ -8,14 +8,17 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from lsst.daf.butler import DataCoordinate, DatasetRef
+from lsst.daf.butler import Butler, DataCoordinate, DatasetRef
 from lsst.pipe.base import AlgorithmError, NoWorkFound, Struct, TaskMetadata
 
 from ..adapters.psfs import InvalidPsfError
+from ..algorithms.threads import get_num_threads
 from ..pipeline.guards import ConfigMismatchError, VersionMismatchError
 from ..pipeline.ids import DiaSourceIdFactory
 from ..pipeline.output_repository import OUTPUTS, OutputRepository, put_outputs
@@ -130,8 +133,7 @@ class PairWork:
 
     def _process(self, pair: ExposurePair) -> str:
         """Read, run and store; return a few words on the result."""
-        science = self._read(pair.science, "science")
-        template = self._read(pair.template, "template")
+        science, template = self._read_pair(pair)
         ids = DiaSourceIdFactory(int(pair.data_id["visit"]), int(pair.data_id["detector"]))
         self._task.emptyMetadata()
         try:
@@ -160,7 +162,18 @@ class PairWork:
         products["metadata"] = metadata
         put_outputs(self._output, pair.data_id, products, inputs=[pair.science, pair.template])
 
-    def _read(self, ref: DatasetRef, role: str) -> VisitImage:
+    def _read_pair(self, pair: ExposurePair) -> tuple[VisitImage, VisitImage]:
+        """Return science and template exposure, read at the same time if there are threads for it."""
+        if get_num_threads() == 1:
+            return self._read(self._input, pair.science, "science"), self._read(
+                self._input, pair.template, "template"
+            )
+        # A Butler is for one thread.
+        with closing(self._input.clone()) as other, ThreadPoolExecutor(1) as pool:
+            template = pool.submit(self._read, other, pair.template, "template")
+            return self._read(self._input, pair.science, "science"), template.result()
+
+    def _read(self, butler: Butler, ref: DatasetRef, role: str) -> VisitImage:
         """Read an exposure.
 
         Raises
@@ -169,7 +182,7 @@ class PairWork:
             If its file cannot be read, for whatever reason.
         """
         try:
-            return self._input.get(ref)
+            return butler.get(ref)
         except (Exception, NoWorkFound) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UnusableExposureError(

@@ -16,6 +16,7 @@ import sqlalchemy.exc
 from lsst.daf.butler import Butler, DataCoordinate, DatasetRef, DatasetType
 from lsst.daf.butler.registry import DataIdError
 
+from ..algorithms.threads import get_num_threads
 from .provenance import make_provenance
 from .repository import (
     RepositoryError,
@@ -241,6 +242,7 @@ def put_outputs(
         raise ValueError(f"products has unknown names {sorted(unknown)}; known are {sorted(OUTPUTS)}.")
     provenance = make_provenance(inputs)
     refs: dict[str, DatasetRef] = {}
+    datasets = []
     with StagedDatasets(repository.butler, repository.root, compression=compression) as stage:
         for name, product in products.items():
             if product is None:
@@ -252,7 +254,9 @@ def put_outputs(
             path = _make_path(repository, name, ref)
             if backup:
                 _back_up(repository, repository.find(name, data_id if dataset_type.dimensions else None))
-            refs[name] = stage.add(product, ref, path, provenance=provenance)
+            refs[name] = ref
+            datasets.append((product, ref, path))
+        stage.add_all(datasets, provenance=provenance, workers=get_num_threads())
         stage.commit(replace=True)
     return refs
 

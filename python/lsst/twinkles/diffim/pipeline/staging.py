@@ -28,7 +28,8 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,13 +173,45 @@ class StagedDatasets:
         OutputWriteError
             If the file cannot be written (disk full, no permission).
         """
+        self._pending.append(self._write(obj, ref, path, provenance))
+        return ref
+
+    def add_all(
+        self,
+        datasets: Sequence[tuple[Any, DatasetRef, str]],
+        *,
+        provenance: DatasetProvenance | None = None,
+        workers: int = 1,
+    ) -> None:
+        """Write several datasets, some at a time.
+
+        Parameters
+        ----------
+        datasets : sequence of `tuple`
+            What ``add`` takes: object, identity and path of each.
+        provenance : `lsst.daf.butler.DatasetProvenance`, optional
+            Inputs they were made from.
+        workers : `int`, optional
+            Threads; compression leaves the interpreter to others.
+
+        Raises
+        ------
+        OutputWriteError
+            If a file cannot be written; none of these datasets is added then.
+        """
+        with ThreadPoolExecutor(workers) as pool:
+            jobs = [pool.submit(self._write, *dataset, provenance) for dataset in datasets]
+            self._pending += [job.result() for job in jobs]
+
+    def _write(
+        self, obj: Any, ref: DatasetRef, path: str, provenance: DatasetProvenance | None
+    ) -> _StagedDataset:
         with _explain_os_errors(self._root, ref):
             staged, formatter = write_dataset(
                 obj, ref, self._directory / ref.id.hex, provenance=provenance, compression=self._compression
             )
         final = self._root / f"{path}{staged.suffix}"
-        self._pending.append(_StagedDataset(ref=ref, staged=staged, final=final, formatter=formatter))
-        return ref
+        return _StagedDataset(ref=ref, staged=staged, final=final, formatter=formatter)
 
     def commit(
         self,
