@@ -21,6 +21,7 @@ __all__ = (
 
 import errno
 import fcntl
+import itertools
 import logging
 import os
 import re
@@ -36,6 +37,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+import numpy as np
 import sqlalchemy.exc
 
 from lsst.daf.butler import (
@@ -199,7 +201,7 @@ class StagedDatasets:
         OutputWriteError
             If a file cannot be written; none of these datasets is added then.
         """
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(1 if _share_pixels(datasets) else workers) as pool:
             jobs = [pool.submit(self._write, *dataset, provenance) for dataset in datasets]
             self._pending += [job.result() for job in jobs]
 
@@ -275,6 +277,17 @@ class StagedDatasets:
                 with suppress(FileNotFoundError):
                     item.final.replace(item.staged)
             raise
+
+
+def _share_pixels(datasets: Iterable[tuple[Any, DatasetRef, str]]) -> bool:
+    """Tell whether images have pixels in common: astropy swaps their bytes in place while it writes them."""
+    images = [obj for obj, *_ in datasets if isinstance(obj, GeneralizedImage)]
+    planes = [[p.array for name in ("image", "variance") if (p := getattr(i, name, None))] for i in images]
+    return any(
+        np.may_share_memory(a, b)
+        for one, other in itertools.combinations(planes, 2)
+        for a, b in itertools.product(one, other)
+    )
 
 
 def write_dataset(

@@ -305,7 +305,8 @@ class ImageDifferenceTask(DifferenceQualityTask):
             - ``matchedExposure``: template matched in PSF (or as it was, if the science image was convolved).
             - ``warpedExposure``: template on the science grid, not matched.
             - ``scoreExposure``: significance image of the detection, or `None`.
-            - ``subtractRes`` (`lsst.pipe.base.Struct`): all that the subtract stage returned.
+            - ``subtractRes`` (`lsst.pipe.base.Struct`): what else the subtract stage returned; its
+              ``difference`` is the ``subtractedExposure``.
             - ``diaSources`` (`astropy.table.Table`): the sources, or `None`.
             - ``selectSources``: stars that the kernel was made from.
             - ``metrics`` (`dict`): figures of quality by name, ``verdict`` and ``reasons``, or `None`.
@@ -330,6 +331,8 @@ class ImageDifferenceTask(DifferenceQualityTask):
         template = self._get_template(science, templateExposure)
         subtracted = self.subtract.run(template, science, sources=selectSources)
         difference = self._finish_difference(science, template, subtracted)
+        # One large image less to hold; nothing that it said is lost.
+        subtracted.difference = difference
         score, diaSources, errorScale = self._find_sources(difference, science, subtracted, idFactory)
         result = Struct(
             subtractedExposure=difference,
@@ -422,8 +425,10 @@ class ImageDifferenceTask(DifferenceQualityTask):
             difference = scaled.scaled
         excess = getattr(subtracted, "excessVariance", None)
         if excess is not None:
-            difference = difference.copy()
+            if difference is subtracted.difference:
+                difference = difference.copy()
             difference.variance.array += excess
+            subtracted.excessVariance = None  # it is in the variance plane now
         return self.subtract_background(difference)
 
     def _find_sources(
