@@ -13,14 +13,14 @@ SOURCES = $(wildcard python tests bench bin.src)
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow bench quality pulls sources growth gallery lint format package lock clean distclean
+.PHONY: help install demo test test-slow bench quality pulls sources growth real gallery lint format package lock clean distclean
 
 help:
 	@echo "make demo       simulate two visits, subtract, show what was found (demo/difference.png)"
 	@echo "make test       run the tests; test-slow runs the long ones too"
 	@echo "make pulls      errors of the catalogue over what they claim; make sources: seconds for many sources"
 	@echo "make quality    quality of the differences beside the truth; make bench: speed and memory"
-	@echo "make gallery    pictures of doc/gallery.md from real data, where there are some"
+	@echo "make real       figures of differences of real exposures, where there are some; make gallery: their pictures"
 	@echo "make lint       ruff and mypy; make format: ruff format"
 	@echo "make package    build wheel and sdist, install them with the locked dependencies into an empty environment, try"
 	@echo "make lock       pin the dependencies anew (requirements.lock, doc/licences.md)"
@@ -61,6 +61,9 @@ sources: $(READY)
 growth: $(READY)
 	TWINKLES_DIFFIM_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python bench/growth.py
 
+real: $(READY)
+	$(BIN)/python bench/real.py
+
 gallery: $(READY)
 	$(BIN)/python bench/gallery.py
 
@@ -85,7 +88,7 @@ lock: $(READY)
 	$(BIN)/python etc/list-licences requirements.lock >doc/licences.md
 
 clean:
-	rm -rf demo quality pulls build dist bin .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf demo quality pulls real build dist bin .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	rm -rf .sconf_temp .sconsign.dblite config.log tests/.tests pytest_session.txt
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
 

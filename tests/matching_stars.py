@@ -4,7 +4,7 @@ import numpy as np
 from scipy.signal import fftconvolve
 
 from lsst.twinkles.diffim.algorithms.match.basis import make_alard_lupton_basis
-from lsst.twinkles.diffim.algorithms.match.normal import build_stamp_system
+from lsst.twinkles.diffim.algorithms.match.normal import StampNoise, build_stamp_system
 from lsst.twinkles.diffim.algorithms.spatial import chebyshev_terms
 
 SHAPE = (600, 800)
@@ -71,4 +71,5 @@ def system_of(convolved, target, x, y, *, variance=1.0, photon=0.0, model_error=
         photon_variance=np.full(n, photon),
         model_error=model_error,
         model_index=6,
+        noise=StampNoise(sky=np.zeros(n), photon=0.0),
     )

@@ -198,3 +198,44 @@ def test_pulls_are_those_of_changes_that_stand_apart(script, capsys, tmp_path):
         assert float(width) == pytest.approx(3.0, abs=0.4)
     pulls.draw(table, tmp_path / "pulls.png")
     assert (tmp_path / "pulls.png").stat().st_size > 10000
+
+
+def test_real_pairs_are_those_whose_files_are_there(script, tmp_path, monkeypatch, capsys):
+    real = script("real")
+    monkeypatch.setattr(sys, "argv", ["real.py", "--data", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert real.main() == 0 and "skipped" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    for name in ("sfft_decam/DEC-OBS04a.mini.fits", "sfft_decam/DEC-OBS04b.mini.fits"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (pair,) = real.find_pairs(tmp_path, "decam")
+    assert pair.name == "04b - 04a" and pair.science.name == "DEC-OBS04b.mini.fits"
+    monkeypatch.setattr(sys, "argv", ["real.py", "--sets", "moon"])
+    with pytest.raises(SystemExit):
+        real.parse_arguments()
+    # An empty file is refused, and said so.
+    args = SimpleNamespace(keep=False, output=tmp_path, config=[])
+    outcome = real.subtract(pair, args)
+    assert outcome.status == 1 and "is empty" in outcome.message and "is empty" in real.row(outcome)
+
+
+def test_real_figures_count_what_was_put_there(script):
+    real = script("real")
+    rng = np.random.default_rng(4)
+    pixels = rng.normal(size=(200, 220)) * 3.0
+    y, x = np.mgrid[:200, :220]
+    for x0, y0, flux in ((50, 60, 200.0), (150, 120, -200.0), (100, 30, 200.0)):
+        pixels += flux * np.exp(-0.5 * ((x - x0) ** 2 + (y - y0) ** 2) / 1.5**2) / (2 * np.pi * 1.5**2)
+    exposure = make_exposure(pixels, variance=np.full(pixels.shape, 9.0), sigma=1.5)
+    masked = np.zeros(pixels.shape, bool)
+    masked[25:36, 95:106] = True  # one of the three
+    exposure.mask.set("BAD", masked)
+    significance = real.filter_with_psf(exposure)
+    scatter = real.robust_scatter(significance)
+    assert scatter == pytest.approx(1.0, abs=0.05)
+    # Signal-to-noise ratio of flux over noise times the root of the PSF's area.
+    assert significance[60, 50] == pytest.approx(200 / (3.0 * np.sqrt(4 * np.pi) * 1.5), abs=4)
+    assert real.count_peaks(significance, scatter, exposure) == 2
+    correlations = np.zeros((7, 7))
+    correlations[3, 3], correlations[3, 4], correlations[4, 2], correlations[5, 5] = 1.0, 0.1, -0.2, 0.05
+    assert real.largest_correlation(correlations, 1) == -0.2
+    assert real.largest_correlation(correlations, 2) == 0.05

@@ -8,7 +8,7 @@ from scipy.signal import fftconvolve
 
 from lsst.twinkles.diffim.algorithms.fourier import stamps_from_transforms
 from lsst.twinkles.diffim.algorithms.match.basis import make_alard_lupton_basis
-from lsst.twinkles.diffim.algorithms.match.normal import StampNoise, build_stamp_system
+from lsst.twinkles.diffim.algorithms.match.normal import StampNoise, build_stamp_system, take_out_noise
 from lsst.twinkles.diffim.algorithms.match.prefilter import (
     PrewhiteningFilters,
     feature_covariance,
@@ -17,8 +17,13 @@ from lsst.twinkles.diffim.algorithms.match.prefilter import (
     matched_filter,
     transform_psfs,
 )
-from lsst.twinkles.diffim.algorithms.match.prior import psf_prior_system, ridge_system
-from lsst.twinkles.diffim.algorithms.match.solve import solve_kernel
+from lsst.twinkles.diffim.algorithms.match.prior import (
+    prior_kernel,
+    prior_misfit,
+    psf_prior_system,
+    ridge_system,
+)
+from lsst.twinkles.diffim.algorithms.match.solve import choose_spatial_order, solve_kernel
 from lsst.twinkles.diffim.algorithms.noise import NoiseMap
 from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
 
@@ -183,6 +188,25 @@ def test_prior_sees_stars_through_the_filters():
     assert prior_cost(make_prior(gaussian(41, 2.2), filters=(low, low)), wrong) < 0.05 * plain
 
 
+def test_kernel_of_the_models_and_what_it_leaves():
+    kernel = 1.3 * stars.kernels(stars.true_terms(0), np.zeros(1), np.zeros(1))[0]
+    true = coefficients_of(kernel, BASIS)[:-1] / kernel.sum()
+    prior = make_prior(fftconvolve(gaussian(41, 1.6), kernel / kernel.sum(), mode="same"))
+    found = prior_kernel(prior, np.zeros((len(BASIS), len(BASIS))))
+    assert found[0] == 1.0 and prior_misfit(prior) < 1e-3
+    images = BASIS.images()
+    error, peak = np.tensordot(found - true, images, 1), np.tensordot(true, images, 1).max()
+    assert np.abs(error).max() < 0.02 * peak
+    # With noise added it is the kernel of least sum of both.
+    noise = 0.01 * feature_covariance(images, np.ones((72, 37)))
+    calm = prior_kernel(prior, noise)
+    total = prior.gram.mean(axis=0)[:-1, :-1] + noise
+    for index in range(1, len(BASIS)):
+        assert abs(total[index] @ calm) < 1e-8 * total[index, index] * np.abs(calm).max()
+    # No kernel of a few positive Gaussians makes a narrower PSF of a wide one without an error.
+    assert prior_misfit(make_prior(gaussian(41, 1.0))) > 0.05
+
+
 def test_ridge_holds_the_kernel_to_its_first_function():
     ridge = ridge_system(CORRECTION, **PLACE, strength=7.0)
     rng = np.random.default_rng(3)
@@ -197,8 +221,8 @@ def test_ridge_holds_the_kernel_to_its_first_function():
     assert prior_cost(ridge, rest + first) == pytest.approx(prior_cost(ridge, rest))
 
 
-def noisy_fit(seed, *, noise_share, debias, n=120, total=1.3, sigma=1.0, flux=60.0):
-    """Fit a correction between stars of a template and of a science image that are alike but for noise."""
+def noisy_fit(seed, *, noise_share, how, guess=1.0, n=120, total=1.3, sigma=1.0, flux=60.0):
+    """Fit a correction between stars of two images that are alike but for noise; or return the equations."""
     rng = np.random.default_rng([seed, 5])
     half, margin = 9, CORRECTION.size // 2
     x, y = stars.positions(n, seed=seed)
@@ -209,17 +233,17 @@ def noisy_fit(seed, *, noise_share, debias, n=120, total=1.3, sigma=1.0, flux=60
     variances = noise_share * sigma**2, (1 - noise_share) * sigma**2
     convolved = star + np.sqrt(variances[0]) / total * rng.normal(size=star.shape)
     target = own + np.sqrt(variances[1]) * rng.normal(size=own.shape)
-    noise = StampNoise(
-        covariance=feature_covariance(CORRECTION.images(), np.ones((48, 25))),
-        sky=np.full(n, variances[0] / total**2),
-        photon=0.0,
-        kernel_sum=total,
-    )
     system = build_stamp_system(
         convolved.astype("f4"), target.astype("f4"), bad=np.zeros(target.shape, bool), x=x, y=y,
         basis=CORRECTION, sky_variance=np.full(n, sigma**2), photon_variance=np.zeros(n), model_error=0.0,
-        model_index=1, noise=noise if debias else None,
+        model_index=1, noise=StampNoise(sky=np.full(n, variances[0] / total**2), photon=0.0),
     )  # fmt: skip
+    if how != "raw":
+        covariance = feature_covariance(CORRECTION.images(), np.ones((48, 25)))
+        reference = guess * total * np.eye(len(CORRECTION))[0]
+        system = take_out_noise(system, covariance, reference=reference)
+    if how == "equations":
+        return system
     return solve_kernel(
         system, basis=CORRECTION, shape=SHAPE, kernel_order=0, background_order=0, n_required=3,
         clip_chi2=1e9, clip_flux=1e9, max_iterations=1, max_condition=1e12,
@@ -230,8 +254,7 @@ def noisy_fit(seed, *, noise_share, debias, n=120, total=1.3, sigma=1.0, flux=60
 @pytest.mark.parametrize("noise_share", [0.3, 0.8])
 def test_noise_of_the_template_does_not_bias_the_kernel(noise_share):
     raw, corrected = (
-        [noisy_fit(seed, noise_share=noise_share, debias=debias) for seed in range(12)]
-        for debias in (False, True)
+        [noisy_fit(seed, noise_share=noise_share, how=one) for seed in range(12)] for one in ("raw", "held")
     )
     ratio = np.array([[s.kernel_sum / 1.3 for s in fits] for fits in (raw, corrected)])
     error = ratio.std(axis=1, ddof=1) / np.sqrt(12)
@@ -240,28 +263,48 @@ def test_noise_of_the_template_does_not_bias_the_kernel(noise_share):
     assert ratio[1].mean() == pytest.approx(1.0, abs=3.5 * error[1]) and error[1] < 0.02
 
 
+def test_a_wrong_reference_counts_by_the_share_of_noise():
+    # Held to a kernel that is off by a tenth, the sum is off by that times what the noise takes from it.
+    wrong, right, raw = (
+        np.mean([noisy_fit(seed, noise_share=0.3, how=how, guess=g).kernel_sum for seed in range(6)])
+        for how, g in (("held", 1.1), ("held", 1.0), ("raw", 1.0))
+    )
+    assert (wrong - right) / 0.1 == pytest.approx(right - raw, rel=0.05)
+
+
 def test_chi_square_stays_that_of_the_pixels():
     # Mean over 120 stamps of 361 pixels: a standard error of 0.7 percent.
     for share in (0.0, 0.5, 0.95):
-        solution = noisy_fit(1, noise_share=share, debias=True)
+        solution = noisy_fit(1, noise_share=share, how="held")
         assert solution.chi2.mean() == pytest.approx(1.0, abs=0.05)
 
 
 def test_without_noise_the_correction_changes_nothing():
-    raw, corrected = (noisy_fit(2, noise_share=0.0, debias=debias) for debias in (False, True))
-    np.testing.assert_allclose(corrected.kernel_terms, raw.kernel_terms, rtol=1e-12)
-    np.testing.assert_allclose(corrected.chi2, raw.chi2, rtol=1e-12)
+    raw, held = (noisy_fit(2, noise_share=0.0, how=how) for how in ("raw", "held"))
+    np.testing.assert_allclose(held.kernel_terms, raw.kernel_terms, rtol=1e-12)
+    np.testing.assert_allclose(held.chi2, raw.chi2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_kernel_that_blows_up_noise_does_not_seem_to_fit_better(seed):
+    # Stars that say less than the template's noise, and no correction is the truth.
+    system = noisy_fit(seed, noise_share=0.95, how="equations", flux=15.0)
+    order, _, scores = choose_spatial_order(
+        system, np.ones(len(system), bool), n_basis=len(CORRECTION), shape=SHAPE, orders=(0, 1, 2),
+        background_order=0, n_folds=5,
+        extras=[ridge_system(CORRECTION, x=np.zeros(1), y=np.zeros(1), strength=1.0)],
+    )  # fmt: skip
+    assert order == 0
+    # Of that of the pixels, and the more free the kernel, the worse it predicts.
+    assert scores[0, 0] == pytest.approx(1.0, abs=0.05) and (np.diff(scores[:, 0]) > 0).all()
 
 
 def test_expected_noise_follows_weights_and_photons():
-    noise = StampNoise(
-        covariance=np.diag([1.0, 2.0]), sky=np.array([3.0, 5.0, 7.0]), photon=0.1, kernel_sum=1.0
-    )
+    noise = StampNoise(sky=np.array([3.0, 5.0, 7.0]), photon=0.1)
     weight, model = np.full((2, 4, 4), 0.5), np.full((2, 4, 4), 10.0)
     weight[1, 0] = 0.0  # bad pixels have no share
-    found = noise.expected(weight, model, slice(1, 3))
-    totals = 16 * 0.5 * (5.0 + 0.1 * 10.0), 12 * 0.5 * (7.0 + 0.1 * 10.0)
-    np.testing.assert_allclose(found, np.array(totals)[:, None, None] * np.diag([1.0, 2.0]))
+    expected = 16 * 0.5 * (5.0 + 0.1 * 10.0), 12 * 0.5 * (7.0 + 0.1 * 10.0)
+    np.testing.assert_allclose(noise.total(weight, model, slice(1, 3)), expected)
 
 
 def test_a_filter_is_a_stamp():

@@ -5,19 +5,21 @@ from __future__ import annotations
 __all__ = ("AlardLuptonEngine",)
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from ..adapters.kernels import kernel_from_solution
 from ..algorithms.decorrelate.whiten import propagate_variance
 from ..algorithms.fourier import transform_stamps
+from ..algorithms.match.basis import AlardLuptonBasis
 from ..algorithms.match.candidates import KernelCandidates
-from ..algorithms.match.match import MatchResult, match_images
+from ..algorithms.match.match import MatchResult, match_images, model_misfit
 from ..algorithms.spatial import chebyshev_image
 from ..algorithms.subtract.matched import convolve_kernel, refine_background
 from ..algorithms.threads import get_num_threads
 from .engines import Exposures, Roles, Subtraction, convolved_noise, measure_excess
-from .kernel import AlardLuptonKernelConfig, make_basis, make_settings
+from .kernel import AlardLuptonKernelConfig, make_basis, make_settings, make_wide_bases
 
 _TILE = 360
 
@@ -57,19 +59,45 @@ class AlardLuptonEngine:
         widths = exposures.fwhm_template, exposures.fwhm_science
         convolved, target = widths if roles.template_convolved else widths[::-1]
         basis, mode = make_basis(self._config, fwhm_convolved=convolved, fwhm_target=target)
+        settings = make_settings(self._config, fwhm=exposures.widest, min_sources=min_sources)
+        fit = partial(
+            match_images,
+            roles.convolved.data,
+            roles.target.data,
+            candidates=candidates,
+            settings=settings,
+            workers=get_num_threads(),
+        )
+        match = fit(basis=basis)
+        wide = make_wide_bases(self._config, fwhm_convolved=convolved, fwhm_target=target)
+        better = self._choose_wide(roles, candidates, basis, wide)
+        if better is not None and _predicts_better(richer := fit(basis=better), match):
+            match, mode = richer, "wide"
+        basis = match.solution.basis
         record("ALBasisNGauss", len(basis.sigmas))
         record("ALBasisDegGauss", list(basis.degrees))
         record("ALBasisSigGauss", [float(s) for s in basis.sigmas])
         record("ALKernelSize", basis.size)
         record("ALBasisMode", mode)
-        return match_images(
-            roles.convolved.data,
-            roles.target.data,
-            candidates=candidates,
-            basis=basis,
-            settings=make_settings(self._config, fwhm=exposures.widest, min_sources=min_sources),
-            workers=get_num_threads(),
-        )
+        return match
+
+    def _choose_wide(
+        self,
+        roles: Roles,
+        candidates: KernelCandidates,
+        basis: AlardLuptonBasis,
+        others: list[AlardLuptonBasis],
+    ) -> AlardLuptonBasis | None:
+        """Return the basis to try instead, if by the PSF models the first is not good enough."""
+        limit = self._config.maxModelMisfit
+        misfit = partial(model_misfit, roles.convolved.data, roles.target.data, candidates=candidates)
+        least, best = misfit(basis=basis), None
+        for other in others:
+            if least <= limit:
+                break
+            if (value := misfit(basis=other)) < least:
+                least, best = value, other
+        return best
 
     def subtract(self, exposures: Exposures, roles: Roles, match: MatchResult, *, cell: int) -> Subtraction:
         """Convolve, subtract, take away what is left of the background, propagate the variance."""
@@ -136,3 +164,9 @@ class AlardLuptonEngine:
         )
         own = roles.target.data.sky.image(shape) + measure_excess(target, roles.target)
         return own, carried, sky.median + roles.target.data.sky.median
+
+
+def _predicts_better(match: MatchResult, other: MatchResult) -> bool:
+    """Tell whether a match predicts stars that it has not seen better than another; yes if nobody asked."""
+    scores = [float(np.nanmin(m.scores)) if np.isfinite(m.scores).any() else np.nan for m in (match, other)]
+    return not scores[0] >= scores[1]

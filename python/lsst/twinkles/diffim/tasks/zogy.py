@@ -130,7 +130,6 @@ class ZogyEngine:
                 fwhm=exposures.widest,
                 min_sources=min_sources,
                 ridge=self._config.correctionRidge,
-                debias=True,
             ),
             workers=get_num_threads(),
             filters=_proper_filters(roles),

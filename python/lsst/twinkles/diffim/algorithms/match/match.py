@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ("MatchInput", "MatchResult", "MatchSettings", "match_images")
+__all__ = ("MatchInput", "MatchResult", "MatchSettings", "match_images", "model_misfit")
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +15,14 @@ from ..noise import NoiseMap, cell_statistics
 from ..psf_grid import PsfGrid
 from .basis import AlardLuptonBasis
 from .candidates import KernelCandidates
-from .normal import StampNoise, StampSystem, build_stamp_system, concatenate, sky_system
+from .normal import (
+    StampNoise,
+    StampSystem,
+    build_stamp_system,
+    concatenate,
+    sky_system,
+    take_out_noise,
+)
 from .prefilter import (
     PrewhiteningFilters,
     StampFilters,
@@ -24,7 +32,7 @@ from .prefilter import (
     filter_stamps,
     matched_filter,
 )
-from .prior import noise_ridge_system, psf_prior_system, ridge_system
+from .prior import prior_kernel, prior_misfit, psf_prior_system, ridge_system
 from .solve import KernelSolution, KernelSolveError, choose_spatial_order, solve_kernel
 
 _CHUNK = 128
@@ -32,6 +40,10 @@ _CHUNK = 128
 _STARS_PER_TERM = 3
 # Least signal-to-noise ratio of a star that counts as seen in both images.
 _MIN_MATCHED_SNR = 5.0
+# Signal-to-noise ratio of a star as good as the PSF models, where these say what noise hides.
+_MODEL_SNR = 100.0
+# Rounds that determine the sum of the kernel.
+_SUM_ROUNDS = 2
 # Cells of blank sky along the longer side of the image.
 _MOST_SKY_CELLS = 24
 
@@ -82,7 +94,6 @@ class MatchSettings:
     sky_cell: int
     filter_margin: int
     ridge: float
-    debias: bool
 
 
 @dataclass(frozen=True)
@@ -149,23 +160,24 @@ def match_images(
     flux_scale = _flux_scale(convolved, target, candidates)
     if filters is None:
         filters = PrewhiteningFilters(convolved.psf, target.psf, convolved.sky, target.sky)
-    stars = _star_system(convolved, target, candidates, basis, settings, filters, flux_scale, workers)
+    prior = _pseudo_stars(convolved, target, basis, filters, flux_scale)
+    stars, covariance = _star_system(
+        convolved, target, candidates, basis, settings, filters, flux_scale, workers
+    )
     sky = _sky_equations(convolved, target, settings, len(basis) + 1, flux_scale)
-    prior = _prior(convolved, target, basis, filters, flux_scale)
     fixed = sky
     if settings.ridge > 0:
         # Kernels grow with the flux scale, and so does what they may deviate.
         strength = settings.ridge / flux_scale
         fixed = concatenate(sky, ridge_system(basis, x=prior.x, y=prior.y, strength=strength))
-    if settings.debias:
-        fixed = concatenate(fixed, noise_ridge_system(stars))
+    # Together of the signal-to-noise ratio that is wanted.
+    weights = [strength**2 / (len(prior) * flux_scale**2) for strength in settings.prior_strengths]
     extras = [
-        concatenate(fixed, replace(prior, gram=prior.gram * strength**2)) if strength > 0 else fixed
-        for strength in settings.prior_strengths
+        concatenate(fixed, replace(prior, gram=prior.gram * weight)) if weight > 0 else fixed
+        for weight in weights
     ]
     solve = partial(
         solve_kernel,
-        stars,
         basis=basis,
         shape=shape,
         background_order=settings.background_order,
@@ -176,7 +188,10 @@ def match_images(
         max_condition=settings.max_condition,
     )
     order, choice, scores = settings.kernel_orders[0], 0, np.full((1, 1), np.nan)
-    solution = solve(kernel_order=order, extra=extras[choice])
+    first = partial(solve, kernel_order=order, extra=extras[choice])
+    # What has a ridge corrects filters that the PSF models are in already: no correction is their kernel.
+    model = np.eye(len(basis))[0] if settings.ridge > 0 else prior_kernel(prior, covariance / _MODEL_SNR**2)
+    stars, solution = _hold_to_models(stars, covariance, model, first, settings.min_sources)
     if len(settings.kernel_orders) > 1 or len(extras) > 1:
         order, choice, scores = choose_spatial_order(
             stars,
@@ -188,7 +203,7 @@ def match_images(
             n_folds=settings.n_folds,
             extras=extras,
         )
-        solution = solve(kernel_order=order, extra=extras[choice])
+        solution = solve(stars, kernel_order=order, extra=extras[choice])
     _require_common_light(solution, settings.min_sources)
     return MatchResult(
         solution=solution,
@@ -196,6 +211,46 @@ def match_images(
         scores=scores,
         prior_strength=settings.prior_strengths[choice],
     )
+
+
+def _hold_to_models(
+    stars: StampSystem,
+    covariance: np.ndarray,
+    model: np.ndarray,
+    solve: Callable[[StampSystem], KernelSolution],
+    n_required: int,
+) -> tuple[StampSystem, KernelSolution]:
+    """Free the stars' equations of noise, where nothing but the PSF models can hold the kernel.
+
+    The sum of the kernel comes from the stars: from rounds that begin without a correction, each of which
+    leaves of the bias the share that noise has in the equations.
+    """
+    free, solution = stars, solve(stars)
+    for _ in range(_SUM_ROUNDS):
+        _require_common_light(solution, n_required)
+        free = take_out_noise(stars, covariance, reference=solution.kernel_sum * model)
+        solution = solve(free)
+    return free, solution
+
+
+def model_misfit(
+    convolved: MatchInput, target: MatchInput, *, candidates: KernelCandidates, basis: AlardLuptonBasis
+) -> float:
+    """Return what the best kernel of a basis leaves of a star, if the PSF models are true.
+
+    Parameters
+    ----------
+    convolved, target, candidates, basis
+        As in `match_images`.
+
+    Returns
+    -------
+    misfit : `float`
+        Root mean square of what is left in the metric of white noise, over that of the star's profile.
+    """
+    flux_scale = _flux_scale(convolved, target, candidates)
+    filters = PrewhiteningFilters(convolved.psf, target.psf, convolved.sky, target.sky)
+    return prior_misfit(_pseudo_stars(convolved, target, basis, filters, flux_scale))
 
 
 def _require_common_light(solution: KernelSolution, n_required: int) -> None:
@@ -236,8 +291,11 @@ def _star_system(
     filters: StampFilters,
     flux_scale: float,
     workers: int,
-) -> StampSystem:
-    """Form the normal equations of the stars in the metric of white noise."""
+) -> tuple[StampSystem, np.ndarray]:
+    """Form the normal equations of the stars in the metric of white noise.
+
+    Second is the covariance of the features for noise of unit variance.
+    """
     x, y = candidates.x, candidates.y
     half, needed = settings.stamp_half, settings.stamp_half + basis.size // 2
     wide = needed + settings.filter_margin
@@ -258,14 +316,12 @@ def _star_system(
         power[:, part] = filter_power(matched, side), filter_power(transforms[1], side)
     bad = cut_stamps(convolved.bad, x, y, half) | cut_stamps(target.bad, x, y, half)
     noise = StampNoise(
-        covariance=feature_covariance(basis.images(), spectrum),
         # Never more than the pixels show: taking away noise that is not there makes kernels too sharp.
         sky=convolved.sky.evaluate(x=x, y=y) * min(1.0, convolved.noise_ratio) ** 2,
         photon=convolved.photon / flux_scale,
-        kernel_sum=flux_scale,
     )
     photon = target.photon * power[1] + flux_scale * convolved.photon * power[0]
-    return build_stamp_system(
+    system = build_stamp_system(
         cut,
         goal,
         bad=bad,
@@ -276,8 +332,9 @@ def _star_system(
         photon_variance=photon,
         model_error=settings.model_error,
         model_index=_middle_gaussian(basis),
-        noise=noise if settings.debias else None,
+        noise=noise,
     )
+    return system, feature_covariance(basis.images(), spectrum)
 
 
 def _centre(stamps: np.ndarray, size: int) -> np.ndarray:
@@ -319,19 +376,19 @@ def _sky_equations(
     )
 
 
-def _prior(
+def _pseudo_stars(
     convolved: MatchInput,
     target: MatchInput,
     basis: AlardLuptonBasis,
     filters: StampFilters,
     flux_scale: float,
 ) -> StampSystem:
-    """Make pseudo-stars of the PSF models on a 5 x 5 grid, together of unit signal-to-noise."""
+    """Make pseudo-stars of the PSF models on a 5 x 5 grid."""
     ny, nx = target.image.shape
     x, y = np.linspace(0, nx - 1, 5), np.linspace(0, ny - 1, 5)
     grid_x, grid_y = (a.ravel() for a in np.meshgrid(x, y))
     side = scipy.fft.next_fast_len(max(convolved.psf.size, target.psf.size) + basis.size, real=True)
-    prior = psf_prior_system(
+    return psf_prior_system(
         convolved.psf,
         target.psf,
         x=grid_x,
@@ -340,4 +397,3 @@ def _prior(
         filters=filters(x=grid_x, y=grid_y, side=side, flux_scale=flux_scale),
         side=side,
     )
-    return replace(prior, gram=prior.gram / (len(grid_x) * flux_scale**2))

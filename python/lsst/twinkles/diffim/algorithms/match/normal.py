@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ("StampNoise", "StampSystem", "build_stamp_system", "concatenate", "sky_system")
+__all__ = (
+    "StampNoise",
+    "StampSystem",
+    "build_stamp_system",
+    "concatenate",
+    "sky_system",
+    "take_out_noise",
+)
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,8 +39,8 @@ class StampSystem:
         Weighted sums of squares of the target.
     n_pixels : `numpy.ndarray`, ``(N,)``
         Pixels used.
-    noise : `numpy.ndarray`, ``(N, B, B)``
-        Share of the noise that was taken out of ``gram``; ``(N, 0, 0)`` if none was.
+    noise : `numpy.ndarray`, ``(N,)``
+        Weighted sums of the variances of the image to be convolved.
     """
 
     x: np.ndarray
@@ -43,11 +50,6 @@ class StampSystem:
     power: np.ndarray
     n_pixels: np.ndarray
     noise: np.ndarray
-
-    @classmethod
-    def noiseless(cls, **sums: np.ndarray) -> StampSystem:
-        """Return a system of sums that noise of the features has no part in."""
-        return cls(**sums, noise=np.zeros((len(sums["x"]), 0, 0)))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -63,26 +65,18 @@ class StampNoise:
 
     Attributes
     ----------
-    covariance : `numpy.ndarray`, ``(B, B)``
-        Sums of products of the (filtered) basis functions: covariance of the features at
-        a pixel for unit variance.
     sky : `numpy.ndarray`, ``(N,)``
         Variance of blank sky at each stamp.
     photon : `float`
         Variance per count of the matched profile.
-    kernel_sum : `float`
-        About the coefficient of the first function, to which the others are small.
     """
 
-    covariance: np.ndarray
     sky: np.ndarray
     photon: float
-    kernel_sum: float
 
-    def expected(self, weight: np.ndarray, model: np.ndarray, part: slice) -> np.ndarray:
-        """Return the expected share of the sums of some stamps, ``(M, B, B)``."""
-        total = weight.sum(axis=(1, 2)) * self.sky[part] + self.photon * (weight * model).sum(axis=(1, 2))
-        return total[:, None, None] * self.covariance
+    def total(self, weight: np.ndarray, model: np.ndarray, part: slice) -> np.ndarray:
+        """Return the weighted sums of the variances of some stamps, ``(M,)``."""
+        return weight.sum(axis=(1, 2)) * self.sky[part] + self.photon * (weight * model).sum(axis=(1, 2))
 
 
 def concatenate(*systems: StampSystem) -> StampSystem:
@@ -104,7 +98,7 @@ def build_stamp_system(
     photon_variance: np.ndarray,
     model_error: float,
     model_index: int,
-    noise: StampNoise | None = None,
+    noise: StampNoise,
     chunk: int = 128,
 ) -> StampSystem:
     """Form the normal equations of every stamp.
@@ -133,8 +127,8 @@ def build_stamp_system(
         Raw basis function whose convolved stamp stands for the profile of the star in
         the weights.  Weights from a model, not from observed counts, are
         uncorrelated with the noise and do not bias the fit.
-    noise : `StampNoise`, optional
-        Noise of the stamps to be convolved, the expected share of which is taken out of the sums.
+    noise : `StampNoise`
+        Noise of the stamps to be convolved.
     chunk : `int`
         Stamps worked on at a time (bounds the memory).
 
@@ -142,19 +136,11 @@ def build_stamp_system(
     -------
     system : `StampSystem`
         One entry per stamp.
-
-    Notes
-    -----
-    The regressors are noisy themselves. Left alone, the fit would suppress whatever makes their noise
-    appear in the residuals (attenuation bias of errors in variables): kernels come out too smooth and their
-    sums too small. Subtracting the expected sums of products of the noise makes the equations unbiased
-    (Fuller 1987, Measurement Error Models, doi:10.1002/9780470316665, section 2.2).
     """
     n, n_basis, side = len(target), len(basis), target.shape[1]
     features = n_basis + 1
     gram, moment = np.zeros((n, features, features)), np.zeros((n, features))
-    power, n_pixels = np.zeros(n), np.zeros(n)
-    taken = np.zeros((n, n_basis, n_basis) if noise is not None else (n, 0, 0))
+    power, n_pixels, total = np.zeros((3, n))
     mix = np.eye(features)
     mix[:n_basis, :n_basis] = basis.transform
     for start in range(0, n, chunk):
@@ -175,18 +161,15 @@ def build_stamp_system(
         model = _profiles(stamps[:, model_index], data)
         weight = _weights(model, sky_variance[part], photon_variance[part], model_error)
         weight[bad[part]] = 0.0
-        root = np.sqrt(weight).reshape(m, -1).astype(np.float32)
+        # Sums in double precision: what bright stars say of the finer functions is in the last digits.
+        root = np.sqrt(weight).reshape(m, -1)
         weighted = stamps.reshape(m, features, -1) * root[:, None, :]
-        scaled = data.reshape(m, -1).astype(np.float32) * root
-        gram[part] = mix @ (weighted @ weighted.transpose(0, 2, 1)).astype(float) @ mix.T
-        if noise is not None:
-            taken[part] = noise.expected(weight, model, part)
-            gram[part, :n_basis, :n_basis] -= taken[part]
-            # What chi squares lose by that, so that they stay those of the pixels.
-            power[part] = noise.kernel_sum**2 * taken[part, 0, 0]
-        moment[part] = (weighted @ scaled[:, :, None])[:, :, 0].astype(float) @ mix.T
-        power[part] += np.einsum("np,np->n", scaled, scaled, dtype=float)
+        scaled = data.reshape(m, -1) * root
+        gram[part] = mix @ (weighted @ weighted.transpose(0, 2, 1)) @ mix.T
+        moment[part] = (weighted @ scaled[:, :, None])[:, :, 0] @ mix.T
+        power[part] = np.einsum("np,np->n", scaled, scaled)
         n_pixels[part] = (weight > 0).sum(axis=(1, 2))
+        total[part] = noise.total(weight, model, part)
     return StampSystem(
         x=x.astype(float),
         y=y.astype(float),
@@ -194,8 +177,42 @@ def build_stamp_system(
         moment=moment,
         power=power,
         n_pixels=n_pixels,
-        noise=taken,
+        noise=total,
     )
+
+
+def take_out_noise(system: StampSystem, covariance: np.ndarray, *, reference: np.ndarray) -> StampSystem:
+    """Let the noise of the image that is convolved hold the kernel to a reference, not to zero.
+
+    Parameters
+    ----------
+    system : `StampSystem`
+        Equations of stars.
+    covariance : `numpy.ndarray`, ``(B, B)``
+        Covariance of the features at a pixel for noise of unit variance.
+    reference : `numpy.ndarray`, ``(B,)``
+        About the coefficients of the kernel.
+
+    Returns
+    -------
+    system : `StampSystem`
+        Equations without the bias of the noise. Chi squares stay those of the pixels.
+
+    Notes
+    -----
+    The regressors are noisy themselves. Left alone, the fit would suppress whatever makes their noise
+    appear in the residuals (attenuation bias of errors in variables): kernels come out too smooth and their
+    sums too small. Subtracting the expected sums of products of the noise, ``a^T N a``, makes the equations
+    unbiased (Fuller 1987, Measurement Error Models, doi:10.1002/9780470316665, section 2.2), but indefinite
+    where stars say less than noise: kernels then blow up noise, and seem to fit the better for it. Turned
+    into ``(a - r)^T N (a - r)``, ``r`` being the reference, it stays a ridge as firm as before, and without
+    bias as far as ``r`` is right.
+    """
+    n_basis = len(covariance)
+    moment = system.moment.copy()
+    moment[:, :n_basis] += system.noise[:, None] * (covariance @ reference)
+    lost = 2.0 * system.noise * (reference @ covariance @ reference)
+    return replace(system, moment=moment, power=system.power + lost)
 
 
 def _profiles(profile: np.ndarray, data: np.ndarray) -> np.ndarray:
@@ -244,11 +261,12 @@ def sky_system(
     gram[:, 0, -1] = gram[:, -1, 0] = weight * convolved
     gram[:, -1, -1] = weight
     moment[:, 0], moment[:, -1] = weight * convolved * target, weight * target
-    return StampSystem.noiseless(
+    return StampSystem(
         x=np.asarray(x, float),
         y=np.asarray(y, float),
         gram=gram,
         moment=moment,
         power=weight * target**2,
         n_pixels=np.ones(n),
+        noise=np.zeros(n),
     )

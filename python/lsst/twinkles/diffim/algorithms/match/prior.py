@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("noise_ridge_system", "psf_prior_system", "ridge_system")
+__all__ = ("prior_kernel", "prior_misfit", "psf_prior_system", "ridge_system")
 
 import numpy as np
 import scipy.fft
@@ -12,6 +12,9 @@ from ..psf_grid import PsfGrid
 from .basis import AlardLuptonBasis
 from .normal import StampSystem
 from .prefilter import transform_psfs
+
+# Combinations of functions that the models tell apart by less than this of the best are left alone.
+_CONDITION = 1e10
 
 
 def psf_prior_system(
@@ -70,6 +73,52 @@ def psf_prior_system(
     return _without_data(gram, x, y)
 
 
+def prior_kernel(system: StampSystem, noise: np.ndarray) -> np.ndarray:
+    """Return the one kernel that the PSF models ask for, the best for all positions at once.
+
+    Parameters
+    ----------
+    system : `StampSystem`
+        Pseudo-stars of `psf_prior_system`.
+    noise : `numpy.ndarray`, ``(B, B)``
+        Covariance of the features for the noise that a pseudo-star is to have, in units of the root of the
+        sum of its squares: keeps the kernel from deconvolving what no star shows.
+
+    Returns
+    -------
+    coefficients : `numpy.ndarray`, ``(B,)``
+        Of the basis functions; the first is 1.
+    """
+    return _solve_shape(system.gram[:, :-1, :-1].mean(axis=0) + noise)[0]
+
+
+def prior_misfit(system: StampSystem) -> float:
+    """Return what the best kernels leave of the pseudo-stars.
+
+    Parameters
+    ----------
+    system : `StampSystem`
+        Pseudo-stars of `psf_prior_system`.
+
+    Returns
+    -------
+    misfit : `float`
+        Root mean square over positions of what each kernel leaves, over the pseudo-star's profile.
+    """
+    return float(np.sqrt(np.mean([_solve_shape(gram)[1] for gram in system.gram[:, :-1, :-1]])))
+
+
+def _solve_shape(gram: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the coefficients, of which the first is 1, with the least sum of squares, and this sum."""
+    scale = np.sqrt(np.maximum(np.diag(gram)[1:], 1e-300))
+    values, vectors = np.linalg.eigh(gram[1:, 1:] / scale[:, None] / scale[None, :])
+    keep = values > values[-1] / _CONDITION
+    projected = vectors[:, keep].T @ (gram[1:, 0] / scale)
+    left = gram[0, 0] - float((projected**2 / values[keep]).sum())
+    others = -(vectors[:, keep] @ (projected / values[keep])) / scale
+    return np.concatenate([[1.0], others]), max(left, 0.0)
+
+
 def ridge_system(basis: AlardLuptonBasis, *, x: np.ndarray, y: np.ndarray, strength: float) -> StampSystem:
     """Make equations that hold a kernel to its first function where nothing else determines it.
 
@@ -94,38 +143,14 @@ def ridge_system(basis: AlardLuptonBasis, *, x: np.ndarray, y: np.ndarray, stren
     return _without_data(gram, x, y)
 
 
-def noise_ridge_system(stars: StampSystem) -> StampSystem:
-    """Make equations that hold the kernel to its first function where noise outweighs the stars.
-
-    Parameters
-    ----------
-    stars : `StampSystem`
-        Sums of the stars, from which the share of the noise was taken.
-
-    Returns
-    -------
-    system : `StampSystem`
-        One entry for each star, the share of its noise on all functions but the first.
-
-    Notes
-    -----
-    Sums without the noise's share are nearly singular where the stars say nothing, and their solution is
-    anything there. Added back on the corrections alone, that share shrinks these by noise over signal:
-    by nothing where the stars are bright.
-    """
-    gram = np.zeros_like(stars.gram)
-    n = stars.noise.shape[1]
-    gram[:, 1:n, 1:n] = stars.noise[:, 1:, 1:]
-    return _without_data(gram, stars.x, stars.y)
-
-
 def _without_data(gram: np.ndarray, x: np.ndarray, y: np.ndarray) -> StampSystem:
     zeros = np.zeros(len(x))
-    return StampSystem.noiseless(
+    return StampSystem(
         x=np.asarray(x, float),
         y=np.asarray(y, float),
         gram=gram,
         moment=np.zeros(gram.shape[:2]),
         power=zeros,
         n_pixels=zeros,
+        noise=zeros,
     )

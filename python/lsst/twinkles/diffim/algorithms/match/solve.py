@@ -163,20 +163,13 @@ def _solve(matrix: np.ndarray, moment: np.ndarray, max_condition: float) -> tupl
     return (vectors[:, keep] @ (projected / values[keep])) / scale, condition
 
 
-def _stamp_coefficients(
-    system: StampSystem, layout: _Layout, values: np.ndarray, solution: np.ndarray
-) -> np.ndarray:
-    """Return the coefficient of each feature at each stamp, ``(N, F)``."""
-    coefficients = np.zeros((len(system), system.gram.shape[1]))
-    np.add.at(coefficients.T, layout.feature, (values * solution[None, :]).T)
-    return coefficients
-
-
 def _stamp_residuals(
     system: StampSystem, layout: _Layout, values: np.ndarray, solution: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return chi square, flux residual over error and signal-to-noise of every stamp."""
-    coefficients = _stamp_coefficients(system, layout, values, solution)
+    coefficients = np.zeros((len(system), system.gram.shape[1]))
+    weighted = values * solution[None, :]
+    np.add.at(coefficients.T, layout.feature, weighted.T)
     fitted = np.einsum("nij,nj->ni", system.gram, coefficients)
     chi2 = system.power - 2 * (coefficients * system.moment).sum(1) + (coefficients * fitted).sum(1)
     # Profile of the matched star: the kernel part of the model.
@@ -187,24 +180,6 @@ def _stamp_residuals(
     root = np.sqrt(np.clip(norm, 1.0, None))
     residual = ((system.moment - fitted) * kernel).sum(1) / root
     return chi2, residual, root
-
-
-def _predicted_chi2(
-    system: StampSystem, layout: _Layout, values: np.ndarray, solution: np.ndarray
-) -> np.ndarray:
-    """Return chi squares of stamps that had no part in the solution.
-
-    Those of the pixels, with the noise that the kernel carries over from the convolved image. Without it a
-    kernel that blows up noise would seem to fit better than the truth: what is taken out of the sums is an
-    expectation, and goes with the square of such a kernel.
-    """
-    chi2, _, _ = _stamp_residuals(system, layout, values, solution)
-    n = system.noise.shape[1]
-    if n == 0:
-        return chi2
-    kernel = _stamp_coefficients(system, layout, values, solution)[:, :n]
-    carried = np.einsum("ni,nij,nj->n", kernel, system.noise, kernel)
-    return chi2 + carried - kernel[:, 0] ** 2 * system.noise[:, 0, 0]
 
 
 def solve_kernel(
@@ -408,7 +383,7 @@ def choose_spatial_order(
             for fold, (m, b) in zip(folds, sums, strict=True):
                 solution = _solve_positive(matrix - m + fixed[0], moment - b + fixed[1])
                 if solution is not None:
-                    chi2[fold] = _predicted_chi2(system.take(fold), layout, values[fold], solution)
+                    chi2[fold] = _stamp_residuals(system.take(fold), layout, values[fold], solution)[0]
             per_stamp = (chi2 / np.maximum(system.n_pixels, 1))[index]
             scores[i, j] = per_stamp.mean()
             gain = best_chi2 - per_stamp if best is not None else per_stamp
