@@ -5,14 +5,16 @@ from __future__ import annotations
 __all__ = ("significance_image",)
 
 import numpy as np
-from scipy.ndimage import uniform_filter
 
 from ..convolve import convolve_varying, make_tile_grid
 from ..fourier import transform_stamps
+from ..measure.in_threads import run_in_threads
 from ..psf_grid import PsfGrid
+from ..weigh_nb import divide_by_noise, weigh_pixels
 
-# Variation of the PSF within a tile that is left out: a hundredth of a sigma at a significance of 100.
-_TOLERANCE = 1e-4
+# Variation of the PSF within a tile that is left out. Numerator and noise are those of the same PSF, so that
+# an error of it costs its square: of a significance of 100 a fiftieth of a sigma.
+_TOLERANCE = 0.02
 
 
 def significance_image(
@@ -34,7 +36,7 @@ def significance_image(
     image, variance : `numpy.ndarray`, ``(Ny, Nx)``
         Difference with white noise and its variance; may be anything where ``bad``.
     bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
-        Pixels that get no weight.
+        Pixels that get no weight, as do those that are not finite or of no positive variance.
     psf : `PsfGrid`
         PSF of the difference.
     min_coverage : `float`
@@ -60,38 +62,30 @@ def significance_image(
     ``jitter**2 |grad sum(P M / V)|**2``, ``M`` being the light, to the variance of the numerator: astrometric
     noise as in Zackay, Ofek & Gal-Yam (2016), doi:10.3847/0004-637X/830/1/27, section 3.3.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        weight = np.where(bad, np.float32(0.0), np.float32(1.0) / variance).astype(np.float32)
-        data = np.where(bad, np.float32(0.0), image * weight)
+    data, weight = np.empty(image.shape, np.float32), np.empty(image.shape, np.float32)
+    planes = (np.ascontiguousarray(plane, dtype=np.float32) for plane in (image, variance))
+    run_in_threads(weigh_pixels, len(image), *planes, bad, np.zeros((len(image), 1)), data, weight)
+    data *= weight
     grid = make_tile_grid(image.shape, halo=psf.size // 2 + 1, side=side)
 
     def turned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return psf.evaluate(x=x, y=y).astype(np.float32)[:, ::-1, ::-1]
 
-    def correlate(pixels: np.ndarray) -> np.ndarray:
+    def correlate(pixels: np.ndarray, power: int = 1) -> np.ndarray:
         return convolve_varying(
             [pixels],
-            lambda x, y: [transform_stamps(turned(x, y), grid.side)],
+            lambda x, y: [transform_stamps(turned(x, y) ** power, grid.side)],
             grid,
             workers=workers,
             tolerance=_TOLERANCE,
             beyond="zero",
         )
 
-    numerator = correlate(data)
-    power = convolve_varying(
-        [weight],
-        lambda x, y: [transform_stamps(turned(x, y) ** 2, grid.side)],
-        grid,
-        workers=workers,
-        tolerance=0.02,
-        beyond="zero",
-    )
+    numerator, power = correlate(data), correlate(weight, 2)
     if jitter > 0.0 and light is not None:
-        slope_y, slope_x = np.gradient(correlate(np.where(bad, np.float32(0.0), light * weight)))
+        slope_y, slope_x = np.gradient(correlate(np.where(weight > 0.0, light * weight, np.float32(0.0))))
         power += np.float32(jitter**2) * (slope_x**2 + slope_y**2)
     # Side of the square as large as the PSF's equivalent noise area.
     core = round(float((psf.mean() ** 2).sum()) ** -0.5) | 1
-    present = uniform_filter((~bad).astype(np.float32), core, mode="constant")
-    covered = (present > min_coverage) & (power > 0.0)
-    return np.divide(numerator, np.sqrt(np.abs(power)), where=covered, out=np.zeros_like(numerator))
+    run_in_threads(divide_by_noise, len(image), numerator, power, weight, core, min_coverage, numerator)
+    return numerator

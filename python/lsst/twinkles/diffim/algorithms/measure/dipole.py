@@ -73,6 +73,7 @@ def fit_dipole_sources(
     relative_weight: float,
     iterations: int,
     residual: np.ndarray | None = None,
+    weight_factors: tuple[float, float] = (1.0, 1.0),
 ) -> DipoleFits:
     """Fit dipoles to difference, science image and template at once.
 
@@ -101,6 +102,8 @@ def fit_dipole_sources(
         Most steps of a fit.
     residual : `numpy.ndarray`, ``(Ny, Nx)``, float32, optional
         The difference without the sources, where it has been made already (`subtract_sources`).
+    weight_factors : 2-tuple of `float`, optional
+        Factors on the weights of science image and template, below 1 where their noise is correlated.
 
     Returns
     -------
@@ -130,7 +133,7 @@ def fit_dipole_sources(
         fit_dipoles, len(index), residual, np.ascontiguousarray(weights[0], np.float32), *direct,
         *_join_splines(splines, x, y), half, fits.x, fits.y, np.nan_to_num(fits.flux), pairs,
         np.column_stack([np.round(x), np.round(y)]).astype(np.int64), int(np.ceil(fwhm)), max_separation,
-        relative_weight, iterations, results,
+        relative_weight, np.array(weight_factors, float), iterations, results,
     )  # fmt: skip
     return _as_dipoles(results, index, len(fits.x))
 

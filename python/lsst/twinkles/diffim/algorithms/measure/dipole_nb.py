@@ -209,22 +209,22 @@ def gain_of_point(profile, data, used):  # type: ignore[no-untyped-def]
 
 
 @njit(**LEAN)
-def mean_image(direct, weights, mean, used):  # type: ignore[no-untyped-def]
+def mean_image(direct, weights, factors, mean, used):  # type: ignore[no-untyped-def]
     """Fill the weighted mean of two images and its inverse variance; return the share of the first.
 
     With shares in proportion to the inverse variances its noise is independent of that of their difference.
-    Images and weights are ``(2, S, S)``.
+    Images and weights are ``(2, S, S)``; the weights are multiplied by ``factors``.
     """
     a, b = 0.0, 0.0
     for row in range(mean.shape[0]):
         for col in range(mean.shape[1]):
             if weights[0, row, col] > 0.0 and weights[1, row, col] > 0.0:
-                a += weights[0, row, col]
-                b += weights[1, row, col]
+                a += factors[0] * weights[0, row, col]
+                b += factors[1] * weights[1, row, col]
     share = a / (a + b) if a + b > 0.0 else 0.0
     for row in range(mean.shape[0]):
         for col in range(mean.shape[1]):
-            s, t = weights[0, row, col], weights[1, row, col]
+            s, t = factors[0] * weights[0, row, col], factors[1] * weights[1, row, col]
             mean[row, col], used[row, col] = 0.0, 0.0
             if s > 0.0 and t > 0.0:
                 mean[row, col] = share * direct[0, row, col] + (1.0 - share) * direct[1, row, col]
@@ -234,7 +234,7 @@ def mean_image(direct, weights, mean, used):  # type: ignore[no-untyped-def]
 
 @njit(**LEAN)
 def start_fluxes(p, mean, used, design, least):  # type: ignore[no-untyped-def]
-    """Set mean flux and sky from the mean image, at the place of ``design``; the flux is at least ``least``."""
+    """Set mean flux (``least`` at least) and sky from the mean image, at the place of ``design``."""
     side = mean.shape[0]
     normal, moment, lower, solution = np.empty((4, 4)), np.empty(4), np.empty((4, 4)), np.zeros(4)
     for a in range(4):
@@ -288,7 +288,7 @@ def write_dipole(p, normal, moment, meat, results, n):  # type: ignore[no-untype
 @njit(**LEAN)
 def fit_dipoles(  # type: ignore[no-untyped-def]
     begin, end, residual, weight, science, science_weight, template, template_weight, coefficients, nodes,
-    shares, half, x, y, flux, partner, centre, radius, longest, relative, iterations, results,
+    shares, half, x, y, flux, partner, centre, radius, longest, relative, factors, iterations, results,
 ):  # fmt: skip
     """Fit a dipole to each source and, if it has one, its partner of the other sign.
 
@@ -318,6 +318,8 @@ def fit_dipoles(  # type: ignore[no-untyped-def]
         Greatest separation of the lobes, pixels.
     relative : `float`
         Weight of the direct images.
+    factors : ``(2,)``, float64
+        Factors on the weights of science image and template.
     iterations : `int`
         Most steps.
     results : ``(N, 19)``, float64
@@ -349,7 +351,7 @@ def fit_dipoles(  # type: ignore[no-untyped-def]
         cut_group(residual, weight, middle, half, ix - half, iy - half, data[0], used[0])
         cut_group(science, science_weight, middle, half, ix - half, iy - half, direct[0], direct_used[0])
         cut_group(template, template_weight, middle, half, ix - half, iy - half, direct[1], direct_used[1])
-        share = mean_image(direct, direct_used, data[1], used[1])
+        share = mean_image(direct, direct_used, factors, data[1], used[1])
         for k in range(3):
             blend_nodes(coefficients, nodes[k], shares[k], n, local[k])
         for k in range(2):

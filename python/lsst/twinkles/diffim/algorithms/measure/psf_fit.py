@@ -155,12 +155,15 @@ def fit_point_sources(
     pixels, weights = _single(image), _single(weight)
     flux, results = np.zeros(len(x)), np.zeros((len(x), 9))
     which = np.arange(len(groups.sizes))
+    room: np.ndarray | None = None
     for number in range(max(1, rounds)):
         members, starts = groups.take(which)
         residual, placed = pixels, np.column_stack([x, y, flux])
         if number:
             # Only groups that have outsiders are fitted anew, and these are in such groups, too.
-            residual = pixels.copy()
+            room = np.empty_like(pixels) if room is None else room
+            room[:] = pixels
+            residual = room
             _add(residual, spline, nodes[members], shares[members], x[members], y[members], -flux[members])
         run_in_threads(
             fit_groups, len(starts) - 1, residual, weights, spline.coefficients, nodes, shares, reach, half,

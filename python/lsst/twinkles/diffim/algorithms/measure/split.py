@@ -123,8 +123,8 @@ def split_sources(
     results = np.zeros((len(again), 9))
     run_in_threads(
         fit_groups, len(trials.parent), *pixels, *(part[again] for part in located), reach, half,
-        first[again], np.arange(len(again)), trials.starts, trials.placed(placed), model_error, x, y, new_flux, np.inf,
-        iterations, results,
+        first[again], np.arange(len(again)), trials.starts, trials.placed(placed), model_error, x, y,
+        new_flux, np.inf, iterations, results,
     )  # fmt: skip
     a, b = trials.pair
     found = np.stack([np.column_stack([x, y, new_flux, results[:, 0]])[part] for part in (a, b)], axis=1)
