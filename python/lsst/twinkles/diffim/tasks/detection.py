@@ -20,12 +20,11 @@ from ..algorithms.detect.footprints import Footprints, make_footprints
 from ..algorithms.detect.peaks import Peaks, find_peaks, suppress_rings
 from ..algorithms.detect.score import significance_image
 from ..algorithms.noise import cell_statistics
-from ..algorithms.threads import get_num_threads
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage
 
-_TILE = 360
+_TILE = 400
 _CELL = 64
 
 
@@ -119,7 +118,6 @@ class DetectionTask(Task):
             psf,
             min_coverage=config.minPsfCoverage,
             side=_TILE,
-            workers=get_num_threads(),
             light=light,
             jitter=jitter if config.doAstrometricNoise else 0.0,
         )

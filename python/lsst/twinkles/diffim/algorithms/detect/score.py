@@ -6,15 +6,15 @@ __all__ = ("significance_image",)
 
 import numpy as np
 
-from ..convolve import convolve_varying, make_tile_grid
-from ..fourier import transform_stamps
 from ..measure.in_threads import run_in_threads
 from ..psf_grid import PsfGrid
 from ..weigh_nb import divide_by_noise, weigh_pixels
+from .separable import correlate, separate
 
-# Variation of the PSF within a tile that is left out. Numerator and noise are those of the same PSF, so that
-# an error of it costs its square: of a significance of 100 a fiftieth of a sigma.
-_TOLERANCE = 0.02
+# What may be left out of the PSF, as a fraction of its root sum of squares, for numerator and noise. Both are
+# those of the same PSF, so that an error of it costs half its square: of a significance of 100 a thousandth.
+_TOLERANCE = 3e-3
+_NOISE_TOLERANCE = 1e-3
 
 
 def significance_image(
@@ -25,7 +25,6 @@ def significance_image(
     *,
     min_coverage: float,
     side: int,
-    workers: int,
     light: np.ndarray | None = None,
     jitter: float = 0.0,
 ) -> np.ndarray:
@@ -42,9 +41,7 @@ def significance_image(
     min_coverage : `float`
         The significance is 0 where a smaller share of the pixels under the PSF's core is good.
     side : `int`
-        Side of the Fourier tiles.
-    workers : `int`
-        Threads.
+        Side in pixels of the squares within which the PSF is taken to be that of their middle.
     light : `numpy.ndarray`, ``(Ny, Nx)``, optional
         Static light that was subtracted, without its sky; needed if ``jitter`` is positive.
     jitter : `float`, optional
@@ -66,24 +63,15 @@ def significance_image(
     planes = (np.ascontiguousarray(plane, dtype=np.float32) for plane in (image, variance))
     run_in_threads(weigh_pixels, len(image), *planes, bad, np.zeros((len(image), 1)), data, weight)
     data *= weight
-    grid = make_tile_grid(image.shape, halo=psf.size // 2 + 1, side=side)
-
-    def turned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return psf.evaluate(x=x, y=y).astype(np.float32)[:, ::-1, ::-1]
-
-    def correlate(pixels: np.ndarray, power: int = 1) -> np.ndarray:
-        return convolve_varying(
-            [pixels],
-            lambda x, y: [transform_stamps(turned(x, y) ** power, grid.side)],
-            grid,
-            workers=workers,
-            tolerance=_TOLERANCE,
-            beyond="zero",
-        )
-
-    numerator, power = correlate(data), correlate(weight, 2)
+    places = [(np.arange(0, extent, side) + 0.5 * (side - 1)) for extent in image.shape]
+    y, x = np.meshgrid(*places, indexing="ij")
+    stamps = psf.evaluate(x=x.ravel(), y=y.ravel()).reshape(*x.shape, psf.size, psf.size)
+    profile = separate(stamps, tile=side, tolerance=_TOLERANCE)
+    square = separate(profile.images() ** 2, tile=side, tolerance=_NOISE_TOLERANCE)
+    numerator, power = correlate(data, profile), correlate(weight, square)
     if jitter > 0.0 and light is not None:
-        slope_y, slope_x = np.gradient(correlate(np.where(weight > 0.0, light * weight, np.float32(0.0))))
+        static = np.where(weight > 0.0, light * weight, np.float32(0.0))
+        slope_y, slope_x = np.gradient(correlate(static, profile))
         power += np.float32(jitter**2) * (slope_x**2 + slope_y**2)
     # Side of the square as large as the PSF's equivalent noise area.
     core = round(float((psf.mean() ** 2).sum()) ** -0.5) | 1
