@@ -7,7 +7,7 @@ from lsst.twinkles.diffim.algorithms.detect.score import significance_image
 from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
 
 SHAPE = (400, 420)
-SETTINGS = {"min_coverage": 0.5, "side": 160, "workers": 1}
+SETTINGS = {"min_coverage": 0.5, "side": 160}
 GOOD = np.zeros(SHAPE, bool)
 
 

@@ -38,7 +38,7 @@ def measure(science, template, seed):
     difference = science - template
     variance = np.full(SHAPE, 2 * NOISE**2, np.float32)
     score = significance_image(
-        difference.astype("f4"), variance, np.zeros(SHAPE, bool), PSF, min_coverage=0.5, side=360, workers=1
+        difference.astype("f4"), variance, np.zeros(SHAPE, bool), PSF, min_coverage=0.5, side=360
     )
     peaks = find_peaks(score, threshold=5.0, radius=2)
     weight = 1 / variance

@@ -8,7 +8,7 @@ from lsst.twinkles.diffim.algorithms.measure.psf_fit import (
     measure_forced_fluxes,
 )
 from lsst.twinkles.diffim.algorithms.measure.spline_psf import SplinePsf
-from lsst.twinkles.diffim.algorithms.measure.spline_psf_nb import draw_psf
+from lsst.twinkles.diffim.algorithms.measure.spline_psf_nb import blend_nodes, draw_psf
 from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
 
 SIGMA = 1.8
@@ -55,8 +55,9 @@ def draw(psf, x, y, half):
     """Return PSF and slopes on the square around the nearest pixel."""
     spline = SplinePsf.from_grid(psf, reach=half)
     nodes, shares = spline.nodes_at(x=np.array([x]), y=np.array([y]))
-    out = np.empty((3, 2 * half + 1, 2 * half + 1))
-    draw_psf(spline.coefficients, nodes[0], shares[0], x - round(x), y - round(y), half, out)
+    local, out = np.empty_like(spline.coefficients[0]), np.empty((3, 2 * half + 1, 2 * half + 1))
+    blend_nodes(spline.coefficients, nodes, shares, 0, local)
+    draw_psf(local, x - round(x), y - round(y), half, np.empty((4, 4)), out)
     return out
 
 

@@ -98,7 +98,7 @@ def test_displaced_stars_are_noise_and_transients_are_not():
     science, difference, pixels, _ = make(jitter, seed=4)
     x, y, flux = 205.0, 55.0, 2000.0  # between the stars
     difference = difference + flux * gaussian(x, y)
-    options = {"min_coverage": 0.5, "side": 128, "workers": 1}
+    options = {"min_coverage": 0.5, "side": 128}
     args = (
         difference,
         np.full(SHAPE, NOISE**2),

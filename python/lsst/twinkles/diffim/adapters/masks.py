@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Names seen on coadds and older differences that no map of lsst.images holds.
 _MORE_LEGACY = {"FAKE": "INJECTED"}
 # Integers as large as the bytes of a pixel of a mask.
+_ROWS = 16
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -107,9 +108,12 @@ def bad_pixels(mask: Mask, planes: Iterable[str]) -> np.ndarray:
     bitmask = plane_bits(mask, planes)
     word = _WORDS.get(mask.array.dtype.itemsize * mask.array.shape[-1])
     if word is not None and mask.array.flags.c_contiguous:
-        # All bytes of a pixel at once: they lie side by side.
+        # All bytes of a pixel at once: they lie side by side. Some rows at a time, which stay in the cache.
         bits = np.ascontiguousarray(bitmask, dtype=mask.array.dtype).view(word)[0]
-        return np.asarray((mask.array.view(word)[..., 0] & bits) != 0)
+        words, bad = mask.array.view(word)[..., 0], np.empty(mask.array.shape[:2], dtype=bool)
+        for y in range(0, len(bad), _ROWS):
+            np.not_equal(words[y : y + _ROWS] & bits, 0, out=bad[y : y + _ROWS])
+        return bad
     bad = np.zeros(mask.array.shape[:2], dtype=bool)
     for index, bits in enumerate(bitmask):
         if bits:

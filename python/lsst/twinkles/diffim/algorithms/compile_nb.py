@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("njit",)
+__all__ = ("LEAN", "njit")
 
 import functools
 import logging
@@ -10,6 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+
+LEAN: dict[str, Any] = {
+    "cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"},
+}  # fmt: skip
+"""Options of loops over sources: threads of Python run them, sums may be taken in any order (which makes
+vector instructions of them), and a division by zero gives what IEEE says, for which no code is needed."""
 
 _LOG = logging.getLogger("lsst.twinkles.diffim.compile")
 

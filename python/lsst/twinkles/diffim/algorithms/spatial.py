@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("chebyshev_coefficients", "chebyshev_image", "chebyshev_orders", "chebyshev_terms")
+__all__ = (
+    "chebyshev_coefficients",
+    "chebyshev_image",
+    "chebyshev_orders",
+    "chebyshev_rows",
+    "chebyshev_terms",
+)
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -54,3 +60,25 @@ def chebyshev_image(values: np.ndarray, *, shape: tuple[int, int], order: int) -
     tu = chebyshev.chebvander(u, order).astype(np.float32)
     tv = chebyshev.chebvander(v, order).astype(np.float32)
     return tv @ chebyshev_coefficients(values, order).astype(np.float32) @ tu.T
+
+
+def chebyshev_rows(values: np.ndarray, *, shape: tuple[int, int], order: int) -> np.ndarray:
+    """Return a polynomial as one of powers along each row.
+
+    Parameters
+    ----------
+    values : `numpy.ndarray`
+        Coefficients in the order of `chebyshev_terms`.
+    shape, order
+        As there.
+
+    Returns
+    -------
+    rows : `numpy.ndarray`, ``(Ny, order + 1)``
+        Coefficients for each row of the powers of ``(x + 0.5) * 2 / Nx - 1``, the constant first.
+    """
+    v = (np.arange(shape[0]) + 0.5) * (2.0 / shape[0]) - 1.0
+    powers = np.zeros((order + 1, order + 1))
+    for q in range(order + 1):
+        powers[q, : q + 1] = chebyshev.cheb2poly(np.eye(order + 1)[q, : q + 1])
+    return np.asarray(chebyshev.chebvander(v, order) @ chebyshev_coefficients(values, order) @ powers)

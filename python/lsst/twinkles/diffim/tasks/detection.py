@@ -14,18 +14,17 @@ from lsst.pex.config import Config, Field, ListField, RangeField
 from lsst.pipe.base import Struct, Task
 from lsst.utils.timer import timeMethod
 
-from ..adapters.masks import bad_pixels
+from ..adapters.masks import bad_pixels, plane_bits
 from ..adapters.psfs import sample_psf
 from ..algorithms.detect.footprints import Footprints, make_footprints
 from ..algorithms.detect.peaks import Peaks, find_peaks, suppress_rings
 from ..algorithms.detect.score import significance_image
 from ..algorithms.noise import cell_statistics
-from ..algorithms.threads import get_num_threads
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage
 
-_TILE = 360
+_TILE = 400
 _CELL = 64
 
 
@@ -111,18 +110,14 @@ class DetectionTask(Task):
 
         config = self.config
         psf = sample_psf(difference.psf, difference.bbox, grid=4)
-        variance = difference.variance.array
         bad = bad_pixels(difference.mask, config.excludeMaskPlanes)
-        with np.errstate(invalid="ignore"):
-            bad |= ~(variance > 0) | ~np.isfinite(variance) | ~np.isfinite(difference.image.array)
         score = significance_image(
             difference.image.array,
-            variance,
+            difference.variance.array,
             bad,
             psf,
             min_coverage=config.minPsfCoverage,
             side=_TILE,
-            workers=get_num_threads(),
             light=light,
             jitter=jitter if config.doAstrometricNoise else 0.0,
         )
@@ -131,7 +126,8 @@ class DetectionTask(Task):
         kept = suppress_rings(
             peaks, psf.mean(), threshold=config.thresholdValue, model_error=config.sidelobeError
         )
-        rejected = bad_pixels(difference.mask, config.badMaskPlanes)[kept.y, kept.x]
+        bits = plane_bits(difference.mask, config.badMaskPlanes)
+        rejected = (difference.mask.array[kept.y, kept.x] & bits).any(axis=-1)
         good = kept.take(np.flatnonzero(~rejected))
         footprints = make_footprints(
             score, threshold=config.thresholdValue, grow=config.growFootprint, merge=config.doMerge

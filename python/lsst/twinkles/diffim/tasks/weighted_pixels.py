@@ -14,13 +14,19 @@ from ..adapters.kernels import evaluate_kernel
 from ..adapters.masks import bad_pixels
 from ..adapters.psfs import sample_psf
 from ..algorithms.fourier import half_plane_weights, transform_stamps
+from ..algorithms.in_threads import run_in_threads
 from ..algorithms.noise import fit_sky
 from ..algorithms.psf_grid import PsfGrid
-from ..algorithms.spatial import chebyshev_image
+from ..algorithms.spatial import chebyshev_rows
+from ..algorithms.weigh_nb import weigh_pixels
 from .plugins.base import MeasuredImage
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage, VisitImage
+
+
+# Nodes along each axis at which PSFs are sampled.
+_NODES = 4
 
 
 def weigh_exposure(exposure: VisitImage, planes: Iterable[str]) -> MeasuredImage:
@@ -33,13 +39,19 @@ def weigh_exposure(exposure: VisitImage, planes: Iterable[str]) -> MeasuredImage
     planes : iterable of `str`
         Mask planes whose pixels get the value and the weight 0, as do pixels of no positive variance.
     """
-    image, variance = exposure.image.array, exposure.variance.array
     bad = bad_pixels(exposure.mask, planes)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        bad |= ~(variance > 0) | ~np.isfinite(variance) | ~np.isfinite(image)
-        weight = np.where(bad, np.float32(0.0), np.float32(1.0) / variance)
-    psf = sample_psf(exposure.psf, exposure.bbox, grid=4)
-    return MeasuredImage(np.where(bad, np.float32(0.0), image), weight, psf)
+    return _weigh(exposure, bad, np.zeros((len(bad), 1)))
+
+
+def _weigh(exposure: VisitImage, bad: np.ndarray, sky: np.ndarray) -> MeasuredImage:
+    """Return pixels and weights; ``sky`` has the coefficients of each row (see `weigh_pixels`)."""
+    image, variance = (
+        np.ascontiguousarray(plane.array, dtype=np.float32) for plane in (exposure.image, exposure.variance)
+    )
+    pixels, weight = np.empty_like(image), np.empty_like(image)
+    run_in_threads(weigh_pixels, len(image), image, variance, bad, sky, pixels, weight)
+    psf = sample_psf(exposure.psf, exposure.bbox, grid=_NODES)
+    return MeasuredImage(pixels, weight, psf)
 
 
 def weigh_direct_images(
@@ -64,16 +76,13 @@ def weigh_direct_images(
     sky_order : `int`
         Order of the polynomial through them.
     """
-    direct = []
+    planes, direct = list(planes), []
     for exposure in (science, matched):
-        pixels = weigh_exposure(exposure, planes)
-        bad = pixels.weight == 0.0
+        image, bad = exposure.image.array, bad_pixels(exposure.mask, planes)
         # Five cells at least along each axis: fewer would not hold a polynomial of order 2.
         size = min(sky_cell, max(16, min(bad.shape) // 5))
-        sky = fit_sky(pixels.image, bad, size=size, order=sky_order)
-        direct.append(
-            replace(pixels, image=pixels.image - chebyshev_image(sky, shape=bad.shape, order=sky_order))
-        )
+        terms = fit_sky(image, bad | ~np.isfinite(image), size=size, order=sky_order)
+        direct.append(_weigh(exposure, bad, chebyshev_rows(terms, shape=bad.shape, order=sky_order)))
     kernel = getattr(difference, "kernel", None)  # raises if there is none
     if kernel is not None and matched.metadata.get("psfMatched", True):
         factor = correlation_factor(kernel, difference, sample_psf(matched.psf, matched.bbox, grid=1))

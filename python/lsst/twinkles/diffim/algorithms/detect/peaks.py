@@ -11,9 +11,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
 from ..fourier import convolve_plane
-from .peaks_nb import find_maxima
-
-_MOST_PER_ROW = 512
+from .footprints import significant_pixels
 
 
 @dataclass(frozen=True)
@@ -42,16 +40,23 @@ class Peaks:
 
 def find_peaks(significance: np.ndarray, *, threshold: float, radius: int) -> Peaks:
     """Find maxima above and minima below a threshold, the most significant first."""
-    parts = []
-    ny = significance.shape[0]
-    for sign in (1.0, -1.0):
-        counts, xs = np.zeros(ny, np.int64), np.zeros((ny, _MOST_PER_ROW), np.int32)
-        find_maxima(significance, np.float32(sign), np.float32(threshold), radius, counts, xs)
-        rows, slots = np.nonzero(np.arange(_MOST_PER_ROW)[None, :] < counts[:, None])
-        parts.append((xs[rows, slots].astype(int), rows))
-    x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
-    values = significance[y, x].astype(float)
-    order = np.argsort(-np.abs(values), kind="stable")
+    y, x = significant_pixels(significance, threshold)
+    values = significance[y, x]
+    sign = np.sign(values)
+    ny, nx = significance.shape
+    for dy in range(-radius, radius + 1):
+        for dx in range(-radius, radius + 1):
+            if dy == dx == 0:
+                continue
+            row, col = y + dy, x + dx
+            inside = (row >= 0) & (row < ny) & (col >= 0) & (col < nx)
+            other = sign * significance[np.where(inside, row, 0), np.where(inside, col, 0)]
+            # Of equal ones the first counts.
+            beaten = other > sign * values if (dy, dx) > (0, 0) else other >= sign * values
+            keep = ~(beaten & inside)
+            y, x, values, sign = y[keep], x[keep], values[keep], sign[keep]
+    values = values.astype(float)
+    order = np.lexsort([x, y, values < 0, -np.abs(values)])
     return Peaks(x[order], y[order], values[order])
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 __all__ = ("significance_image",)
 
 import numpy as np
-from scipy.ndimage import uniform_filter
 
-from ..convolve import convolve_varying, make_tile_grid
-from ..fourier import transform_stamps
+from ..in_threads import run_in_threads
 from ..psf_grid import PsfGrid
+from ..weigh_nb import divide_by_noise, weigh_pixels
+from .separable import correlate, separate
 
-# Variation of the PSF within a tile that is left out: a hundredth of a sigma at a significance of 100.
-_TOLERANCE = 1e-4
+# What may be left out of the PSF, as a fraction of its root sum of squares, for numerator and noise. Both are
+# those of the same PSF, so that an error of it costs half its square: of a significance of 100 a thousandth.
+_TOLERANCE = 3e-3
+_NOISE_TOLERANCE = 1e-3
 
 
 def significance_image(
@@ -23,7 +25,6 @@ def significance_image(
     *,
     min_coverage: float,
     side: int,
-    workers: int,
     light: np.ndarray | None = None,
     jitter: float = 0.0,
 ) -> np.ndarray:
@@ -34,15 +35,13 @@ def significance_image(
     image, variance : `numpy.ndarray`, ``(Ny, Nx)``
         Difference with white noise and its variance; may be anything where ``bad``.
     bad : `numpy.ndarray`, ``(Ny, Nx)``, bool
-        Pixels that get no weight.
+        Pixels that get no weight, as do those that are not finite or of no positive variance.
     psf : `PsfGrid`
         PSF of the difference.
     min_coverage : `float`
         The significance is 0 where a smaller share of the pixels under the PSF's core is good.
     side : `int`
-        Side of the Fourier tiles.
-    workers : `int`
-        Threads.
+        Side in pixels of the squares within which the PSF is taken to be that of their middle.
     light : `numpy.ndarray`, ``(Ny, Nx)``, optional
         Static light that was subtracted, without its sky; needed if ``jitter`` is positive.
     jitter : `float`, optional
@@ -60,38 +59,21 @@ def significance_image(
     ``jitter**2 |grad sum(P M / V)|**2``, ``M`` being the light, to the variance of the numerator: astrometric
     noise as in Zackay, Ofek & Gal-Yam (2016), doi:10.3847/0004-637X/830/1/27, section 3.3.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        weight = np.where(bad, np.float32(0.0), np.float32(1.0) / variance).astype(np.float32)
-        data = np.where(bad, np.float32(0.0), image * weight)
-    grid = make_tile_grid(image.shape, halo=psf.size // 2 + 1, side=side)
-
-    def turned(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return psf.evaluate(x=x, y=y).astype(np.float32)[:, ::-1, ::-1]
-
-    def correlate(pixels: np.ndarray) -> np.ndarray:
-        return convolve_varying(
-            [pixels],
-            lambda x, y: [transform_stamps(turned(x, y), grid.side)],
-            grid,
-            workers=workers,
-            tolerance=_TOLERANCE,
-            beyond="zero",
-        )
-
-    numerator = correlate(data)
-    power = convolve_varying(
-        [weight],
-        lambda x, y: [transform_stamps(turned(x, y) ** 2, grid.side)],
-        grid,
-        workers=workers,
-        tolerance=0.02,
-        beyond="zero",
-    )
+    data, weight = np.empty(image.shape, np.float32), np.empty(image.shape, np.float32)
+    planes = (np.ascontiguousarray(plane, dtype=np.float32) for plane in (image, variance))
+    run_in_threads(weigh_pixels, len(image), *planes, bad, np.zeros((len(image), 1)), data, weight)
+    data *= weight
+    places = [(np.arange(0, extent, side) + 0.5 * (side - 1)) for extent in image.shape]
+    y, x = np.meshgrid(*places, indexing="ij")
+    stamps = psf.evaluate(x=x.ravel(), y=y.ravel()).reshape(*x.shape, psf.size, psf.size)
+    profile = separate(stamps, tile=side, tolerance=_TOLERANCE)
+    square = separate(profile.images() ** 2, tile=side, tolerance=_NOISE_TOLERANCE)
+    numerator, power = correlate(data, profile), correlate(weight, square)
     if jitter > 0.0 and light is not None:
-        slope_y, slope_x = np.gradient(correlate(np.where(bad, np.float32(0.0), light * weight)))
+        static = np.where(weight > 0.0, light * weight, np.float32(0.0))
+        slope_y, slope_x = np.gradient(correlate(static, profile))
         power += np.float32(jitter**2) * (slope_x**2 + slope_y**2)
     # Side of the square as large as the PSF's equivalent noise area.
     core = round(float((psf.mean() ** 2).sum()) ** -0.5) | 1
-    present = uniform_filter((~bad).astype(np.float32), core, mode="constant")
-    covered = (present > min_coverage) & (power > 0.0)
-    return np.divide(numerator, np.sqrt(np.abs(power)), where=covered, out=np.zeros_like(numerator))
+    run_in_threads(divide_by_noise, len(image), numerator, power, weight, core, min_coverage, numerator)
+    return numerator

@@ -62,7 +62,7 @@ class DipoleFits:
 def fit_dipole_sources(
     images: tuple[np.ndarray, np.ndarray, np.ndarray],
     weights: tuple[np.ndarray, np.ndarray, np.ndarray],
-    psfs: tuple[PsfGrid, PsfGrid, PsfGrid],
+    psfs: tuple[PsfGrid | SplinePsf, PsfGrid | SplinePsf, PsfGrid | SplinePsf],
     fits: PsfFits,
     which: np.ndarray,
     *,
@@ -73,6 +73,7 @@ def fit_dipole_sources(
     relative_weight: float,
     iterations: int,
     residual: np.ndarray | None = None,
+    weight_factors: tuple[float, float] = (1.0, 1.0),
 ) -> DipoleFits:
     """Fit dipoles to difference, science image and template at once.
 
@@ -81,7 +82,7 @@ def fit_dipole_sources(
     images, weights : 3-tuples of `numpy.ndarray`, ``(Ny, Nx)``
         Difference, science image and template (without sky, on the flux scale of the science image), and
         their inverse variances.
-    psfs : 3-tuple of `PsfGrid`
+    psfs : 3-tuple of `PsfGrid` or `SplinePsf`
         Their PSFs.
     fits : `PsfFits`
         Positions and fluxes on the difference.
@@ -101,6 +102,8 @@ def fit_dipole_sources(
         Most steps of a fit.
     residual : `numpy.ndarray`, ``(Ny, Nx)``, float32, optional
         The difference without the sources, where it has been made already (`subtract_sources`).
+    weight_factors : 2-tuple of `float`, optional
+        Factors on the weights of science image and template, below 1 where their noise is correlated.
 
     Returns
     -------
@@ -122,21 +125,33 @@ def fit_dipole_sources(
     y = np.where(partner >= 0, 0.5 * (fits.y[index] + fits.y[partner]), fits.y[index])
     reach = half + int(np.ceil(max(max_separation, partner_radius) + fwhm))
     splines = [SplinePsf.from_grid(psf, reach=reach) for psf in psfs]
-    located = [spline.nodes_at(x=x, y=y) for spline in splines]
-    nodes, shares = (np.stack([part[k] for part in located], axis=1) for k in (0, 1))
     if residual is None:
         residual = subtract_sources(images[0], splines[0], fits)
-    flux = np.nan_to_num(fits.flux)
     direct = [np.ascontiguousarray(a, np.float32) for k in (1, 2) for a in (images[k], weights[k])]
     results = np.zeros((len(index), 19))
     run_in_threads(
-fit_dipoles, len(index),
-        residual, np.ascontiguousarray(weights[0], np.float32), *direct,
-        *(spline.coefficients for spline in splines), nodes, shares, half, fits.x, fits.y, flux, pairs,
+        fit_dipoles, len(index), residual, np.ascontiguousarray(weights[0], np.float32), *direct,
+        *_join_splines(splines, x, y), half, fits.x, fits.y, np.nan_to_num(fits.flux), pairs,
         np.column_stack([np.round(x), np.round(y)]).astype(np.int64), int(np.ceil(fwhm)), max_separation,
-        relative_weight, iterations, results,
+        relative_weight, np.array(weight_factors, float), iterations, results,
     )  # fmt: skip
     return _as_dipoles(results, index, len(fits.x))
+
+
+def _join_splines(
+    splines: list[SplinePsf], x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the coefficients of several PSFs in one array, with nodes in it, and shares, ``(K, N, 4)``."""
+    base = max(spline.coefficients.shape[-1] for spline in splines)
+    parts, nodes, shares, total = [], [], [], 0
+    for spline in splines:
+        rim = (base - spline.coefficients.shape[-1]) // 2
+        parts.append(np.pad(spline.coefficients, [(0, 0)] * 3 + [(rim, rim)] * 2))
+        node, share = spline.nodes_at(x=x, y=y)
+        nodes.append(node + total)
+        shares.append(share)
+        total += len(spline.coefficients)
+    return np.concatenate(parts), np.stack(nodes), np.stack(shares)
 
 
 def _partners(fits: PsfFits, radius: float) -> np.ndarray:

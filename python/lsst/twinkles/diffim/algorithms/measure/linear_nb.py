@@ -8,26 +8,26 @@ import math
 
 import numpy as np
 
-from ..compile_nb import njit
+from ..compile_nb import LEAN, njit
 
 # A pivot below this share of its diagonal element means that the matrix is singular.
 _SMALLEST = 1e-10
 
 
-@njit(cache=True, nogil=True)
+@njit(**LEAN)
 def factorize(matrix, damping, lower):  # type: ignore[no-untyped-def]
     """Make the Cholesky factor of a matrix whose diagonal is raised by a fraction; tell whether there is one.
 
     Parameters
     ----------
-    matrix : ``(N, N)``, float64
-        Symmetric matrix; not modified.
+    matrix : ``(M, M)``, float64
+        Symmetric matrix, of which the first ``N`` rows and columns count; not modified.
     damping : `float`
         Fraction by which the diagonal is raised (Marquardt's).
     lower : ``(N, N)``, float64
         Filled with the lower factor.
     """
-    n = matrix.shape[0]
+    n = len(lower)
     for i in range(n):
         for j in range(i + 1):
             total = matrix[i, j] * (1.0 + damping) if i == j else matrix[i, j]
@@ -42,10 +42,10 @@ def factorize(matrix, damping, lower):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(**LEAN)
 def solve_factorized(lower, right, out):  # type: ignore[no-untyped-def]
-    """Solve for a right-hand side ``(N,)`` with a Cholesky factor; fills ``out``, ``(N,)``."""
-    n = len(right)
+    """Solve for a right-hand side with a Cholesky factor ``(N, N)``; fills ``out``, ``(N,)``."""
+    n = len(lower)
     for i in range(n):
         total = right[i]
         for k in range(i):
@@ -58,16 +58,19 @@ def solve_factorized(lower, right, out):  # type: ignore[no-untyped-def]
         out[i] = total / lower[i, i]
 
 
-@njit(cache=True, nogil=True)
+@njit(**LEAN)
 def invert(matrix, lower, out):  # type: ignore[no-untyped-def]
-    """Invert a positive definite matrix into ``out``; tell whether it is one. ``lower`` is work space."""
+    """Invert a positive definite matrix into ``out``; tell whether it is one.
+
+    ``lower``, ``(N, N)``, is work space, and tells how many rows and columns count.
+    """
     if not factorize(matrix, 0.0, lower):
         return False
-    n = matrix.shape[0]
-    unit, column = np.zeros(n), np.empty(n)
+    n = len(lower)
+    unit, column = np.empty(n), np.empty(n)
     for i in range(n):
-        unit[:] = 0.0
-        unit[i] = 1.0
+        for j in range(n):
+            unit[j] = 1.0 if j == i else 0.0
         solve_factorized(lower, unit, column)
         for j in range(n):
             out[j, i] = column[j]

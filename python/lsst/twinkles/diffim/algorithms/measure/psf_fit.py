@@ -99,7 +99,7 @@ class ForcedFluxes:
 def fit_point_sources(
     image: np.ndarray,
     weight: np.ndarray,
-    psf: PsfGrid,
+    psf: PsfGrid | SplinePsf,
     *,
     x: np.ndarray,
     y: np.ndarray,
@@ -118,7 +118,7 @@ def fit_point_sources(
         Image with white noise, finite where ``weight`` is positive.
     weight : `numpy.ndarray`, ``(Ny, Nx)``
         Inverse variance; 0 for pixels that are not used.
-    psf : `PsfGrid`
+    psf : `PsfGrid` or `SplinePsf`
         PSF.
     x, y : `numpy.ndarray`, ``(N,)``
         First positions, in pixels of the array.
@@ -147,28 +147,48 @@ def fit_point_sources(
     """
     x, y = np.array(x, dtype=float), np.array(y, dtype=float)
     first = np.column_stack([x, y])
-    spline = SplinePsf.from_grid(psf, reach=half + int(np.ceil(max_shift)))
+    least = half + int(np.ceil(max_shift))
+    spline = SplinePsf.from_grid(psf, reach=least)
+    reach = max(least, spline.extent)
     nodes, shares = spline.nodes_at(x=x, y=y)
     groups = link_groups(x, y, length=link, most=most)
     pixels, weights = _single(image), _single(weight)
     flux, results = np.zeros(len(x)), np.zeros((len(x), 9))
     which = np.arange(len(groups.sizes))
+    room: np.ndarray | None = None
     for number in range(max(1, rounds)):
-        residual = pixels
-        if number:
-            residual = pixels.copy()
-            add_sources(residual, spline.coefficients, nodes, shares, x, y, -flux, spline.reach)
         members, starts = groups.take(which)
+        residual, placed = pixels, np.column_stack([x, y, flux])
+        if number:
+            # Only groups that have outsiders are fitted anew, and these are in such groups, too.
+            room = np.empty_like(pixels) if room is None else room
+            room[:] = pixels
+            residual = room
+            _add(residual, spline, nodes[members], shares[members], x[members], y[members], -flux[members])
         run_in_threads(
-fit_groups, len(starts) - 1,
-            residual, weights, spline.coefficients, nodes, shares, spline.reach, half, first, members, starts,
-            x, y, flux, max_shift, iterations, results,
+            fit_groups, len(starts) - 1, residual, weights, spline.coefficients, nodes, shares, reach, half,
+            first, members, starts, placed, 0.0, x, y, flux, float(max_shift), iterations, results,
         )  # fmt: skip
         if number == 0:
-            which = _with_outsiders(first, groups, half + spline.reach)
+            which = _with_outsiders(first, groups, half + reach)
         if len(which) == 0:
             break
     return _as_fits(x, y, flux, results, groups)
+
+
+def _add(
+    image: np.ndarray,
+    spline: SplinePsf,
+    nodes: np.ndarray,
+    shares: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    flux: np.ndarray,
+) -> None:
+    """Add point sources to an image in place, as far as the PSF reaches."""
+    run_in_threads(
+        add_sources, len(image), image, spline.coefficients, nodes, shares, x, y, flux, spline.extent
+    )
 
 
 def subtract_sources(image: np.ndarray, psf: SplinePsf, fits: PsfFits) -> np.ndarray:
@@ -185,7 +205,7 @@ def subtract_sources(image: np.ndarray, psf: SplinePsf, fits: PsfFits) -> np.nda
     """
     out = np.array(image, dtype=np.float32, order="C")
     nodes, shares = psf.nodes_at(x=fits.x, y=fits.y)
-    add_sources(out, psf.coefficients, nodes, shares, fits.x, fits.y, -fits.flux, psf.reach)
+    _add(out, psf, nodes, shares, fits.x, fits.y, -fits.flux)
     return out
 
 
@@ -224,7 +244,13 @@ def _as_fits(x: np.ndarray, y: np.ndarray, flux: np.ndarray, results: np.ndarray
 
 
 def measure_forced_fluxes(
-    image: np.ndarray, weight: np.ndarray, psf: PsfGrid, *, x: np.ndarray, y: np.ndarray, half: int
+    image: np.ndarray,
+    weight: np.ndarray,
+    psf: PsfGrid | SplinePsf,
+    *,
+    x: np.ndarray,
+    y: np.ndarray,
+    half: int,
 ) -> ForcedFluxes:
     """Measure PSF fluxes at given positions.
 
@@ -244,18 +270,9 @@ def measure_forced_fluxes(
     nodes, shares = spline.nodes_at(x=x, y=y)
     sums = np.zeros((len(x), 4))
     run_in_threads(
-        force_fluxes,
-        len(x),
-        _single(image),
-        _single(weight),
-        spline.coefficients,
-        nodes,
-        shares,
-        x,
-        y,
-        half,
+        force_fluxes, len(x), _single(image), _single(weight), spline.coefficients, nodes, shares, x, y, half,
         sums,
-    )
+    )  # fmt: skip
     good = sums[:, 1] > 0.0
     power = np.where(good, sums[:, 1], np.nan)
     return ForcedFluxes(sums[:, 0] / power, power**-0.5, sums[:, 2].astype(int))

@@ -58,7 +58,7 @@ class ApertureFluxes:
 def measure_adaptive_moments(
     image: np.ndarray,
     weight: np.ndarray,
-    psf: PsfGrid,
+    psf: PsfGrid | SplinePsf,
     fits: PsfFits,
     *,
     half: int,
@@ -106,7 +106,7 @@ def measure_adaptive_moments(
 def measure_aperture_fluxes(
     image: np.ndarray,
     weight: np.ndarray,
-    psf: PsfGrid,
+    psf: PsfGrid | SplinePsf,
     fits: PsfFits,
     *,
     radius: float,

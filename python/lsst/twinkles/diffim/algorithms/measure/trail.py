@@ -55,7 +55,7 @@ class TrailFits:
 def fit_trail_sources(
     image: np.ndarray,
     weight: np.ndarray,
-    psf: PsfGrid,
+    psf: PsfGrid | SplinePsf,
     fits: PsfFits,
     moments: Moments,
     *,

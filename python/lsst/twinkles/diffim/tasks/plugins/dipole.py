@@ -12,7 +12,6 @@ from lsst.pex.config import RangeField
 
 from ...algorithms.measure.dipole import DipoleFits, fit_dipole_sources
 from .base import (
-    MeasuredImage,
     MeasurementInputs,
     MeasurementPlugin,
     MeasurementPluginConfig,
@@ -73,7 +72,7 @@ class DipolePlugin(MeasurementPlugin):
         pixels = (inputs.difference, inputs.science, inputs.template)
         dipoles = fit_dipole_sources(
             tuple(p.image for p in pixels),  # type: ignore[arg-type]
-            tuple(_true_weight(p) for p in pixels),  # type: ignore[arg-type]
+            tuple(p.weight for p in pixels),  # type: ignore[arg-type]
             tuple(p.psf for p in pixels),  # type: ignore[arg-type]
             inputs.fits,
             np.isfinite(inputs.fits.flux),
@@ -84,6 +83,8 @@ class DipolePlugin(MeasurementPlugin):
             relative_weight=config.relWeight,
             iterations=config.nIterations,
             residual=inputs.residual,
+            # The noise of a convolved image is correlated.
+            weight_factors=(inputs.science.noise_factor**-2, inputs.template.noise_factor**-2),
         )
         return _as_columns(inputs, dipoles) | {
             "isDipole": Column(self._classify(dipoles, fwhm), description="Classified as a dipole"),
@@ -149,9 +150,3 @@ def _as_columns(inputs: MeasurementInputs, dipoles: DipoleFits) -> dict[str, Col
         ),
     }  # fmt: skip
     return {name: Column(v, unit=unit_, description=text) for name, (v, unit_, text) in named.items()}
-
-
-def _true_weight(pixels: MeasuredImage) -> np.ndarray:
-    """Return inverse variances that allow for the correlation of a convolved image's noise."""
-    factor = pixels.noise_factor
-    return pixels.weight if factor == 1.0 else pixels.weight / np.float32(factor**2)

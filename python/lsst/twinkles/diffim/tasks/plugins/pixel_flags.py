@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ("PixelFlagsConfig", "PixelFlagsPlugin")
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from astropy.table import Column
 
@@ -11,6 +13,9 @@ from lsst.pex.config import RangeField
 
 from ...algorithms.match.prefilter import cut_stamps
 from .base import MeasurementInputs, MeasurementPlugin, MeasurementPluginConfig, register_plugin
+
+if TYPE_CHECKING:
+    from lsst.images import Mask
 
 _FLAGS = {
     "bad": ("BAD",),
@@ -59,14 +64,11 @@ class PixelFlagsPlugin(MeasurementPlugin):
             & (inputs.fits.y >= -0.5) & (inputs.fits.y <= ny - 0.5)
         )  # fmt: skip
         any_flag = outside.copy()
+        near_bits, centre_bits = _bits_within(mask, ix, iy, half), _bits_within(mask, ix, iy, core)
         columns = {"pixelFlags_offimage": Column(outside, description="The position is off the image")}
         for name, planes in _FLAGS.items():
-            present = [p for p in planes if p in mask.schema.names]
-            plane = np.any([mask.get(p) for p in present], axis=0) if present else np.zeros((1, 1), bool)
-            near, centre = np.zeros(len(ix), bool), np.zeros(len(ix), bool)
-            if plane.any() and len(ix):
-                near = cut_stamps(plane, ix, iy, half).any(axis=(1, 2))
-                centre = cut_stamps(plane, ix, iy, core).any(axis=(1, 2))
+            bits = mask.schema.bitmask(*(p for p in planes if p in mask.schema.names))
+            near, centre = ((found & bits).any(axis=1) for found in (near_bits, centre_bits))
             text = ", ".join(planes)
             columns[f"pixelFlags_{name}"] = Column(near, description=f"{text} within {half} pixels")
             if name != "edge":
@@ -77,3 +79,11 @@ class PixelFlagsPlugin(MeasurementPlugin):
                 any_flag |= centre
         columns["pixelFlags"] = Column(any_flag, description="Any of the faults that end in Center")
         return columns
+
+
+def _bits_within(mask: Mask, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:
+    """Return the bits that any pixel of the squares around some pixels has, ``(N, bytes)``."""
+    bits = np.zeros((len(x), mask.array.shape[-1]), mask.array.dtype)
+    for k in range(bits.shape[1] if len(x) else 0):
+        bits[:, k] = np.bitwise_or.reduce(cut_stamps(mask.array[..., k], x, y, half), axis=(1, 2))
+    return bits
