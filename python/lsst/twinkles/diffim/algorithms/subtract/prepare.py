@@ -81,11 +81,14 @@ def doubt_interpolation(image: np.ndarray, holes: np.ndarray, sigma: float) -> t
     The error of a linear interpolation shows in how far the next pixels beyond the run's neighbours are off
     the straight line; three sigma of it are put down to noise.
     """
-    mark = np.pad(holes.astype(np.int8), ((0, 0), (1, 1)))
-    edge = np.diff(mark, axis=1)
-    rows, first = np.nonzero(edge == 1)
-    last = np.nonzero(edge == -1)[1] - 1
     nx = holes.shape[1]
+    pixels = np.flatnonzero(holes)
+    # A run ends where the next hole is not the next pixel of the row.
+    ends = (np.diff(pixels, append=-1) != 1) | (pixels % nx == nx - 1)
+    last_pixel = pixels[ends]
+    first_pixel = pixels[np.concatenate([[True], ends[:-1]])] if len(pixels) else pixels
+    rows, first = np.divmod(first_pixel, nx)
+    last = first + (last_pixel - first_pixel)
     inside = (first > 0) & (last < nx - 1) & (last - first < _TRUSTED_RUN)
     rows, first, last = rows[inside], first[inside], last[inside]
     left, right = image[rows, first - 1], image[rows, last + 1]
@@ -119,7 +122,8 @@ def fill_bleed_trails(image: np.ndarray, saturated: np.ndarray, psf: np.ndarray)
         A pixel of a core is taken to be wrong by as much as it has, one of a trail by a fifth of what it got.
     """
     filled = np.zeros(image.shape, dtype=bool)
-    rows, cols = np.nonzero(saturated)
+    # Of a flat array: several times as fast as `numpy.nonzero` of a plane.
+    rows, cols = np.divmod(np.flatnonzero(saturated), saturated.shape[1])
     if len(rows):
         half = psf.shape[0] // 2
         arms = (

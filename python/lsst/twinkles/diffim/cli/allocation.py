@@ -1,0 +1,28 @@
+"""Memory of large arrays, which a process is better off to keep."""
+
+from __future__ import annotations
+
+__all__ = ("keep_freed_memory",)
+
+import ctypes
+import platform
+
+# Parameters of mallopt(3), and the largest array that is to be kept when it is freed.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST = 1 << 30
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of arrays that were freed for those to come.
+
+    Notes
+    -----
+    The GNU C library gives blocks beyond 32 MB back to the system one by one, an image of a large CCD for
+    instance; the system then clears each new one, which takes longer than most of what is done with it.
+    Elsewhere nothing is done.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+        library.mallopt(parameter, _LARGEST)

@@ -1,0 +1,33 @@
+"""Memory that the commands keep."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import numpy as np
+from lsst.twinkles.diffim.cli.allocation import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(2):
+    np.full(10_000_000, 1.0)
+before = resource.getrusage(resource.RUSAGE_SELF)
+for _ in range(20):
+    np.full(10_000_000, 1.0)
+after = resource.getrusage(resource.RUSAGE_SELF)
+print(after.ru_minflt - before.ru_minflt)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of the GNU C library")
+def test_large_arrays_are_not_cleared_by_the_system_each_time():
+    fresh, kept = (
+        int(subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True).stdout)
+        for how in ("leave", "keep")
+    )
+    assert fresh > 20 * 10  # a page is 2 MB at most
+    assert kept < fresh / 10
