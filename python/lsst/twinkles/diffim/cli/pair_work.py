@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lsst.daf.butler import Butler, DataCoordinate, DatasetRef
 from lsst.pipe.base import AlgorithmError, NoWorkFound, Struct, TaskMetadata
 
+from ..adapters.mask_update import copy_masks_by_bytes
 from ..adapters.psfs import InvalidPsfError
 from ..algorithms.threads import get_num_threads
 from ..pipeline.guards import ConfigMismatchError, VersionMismatchError
@@ -90,6 +91,7 @@ class PairWork:
 
     def __init__(self, setup: PairSetup) -> None:
         keep_freed_memory()
+        copy_masks_by_bytes()
         self._setup = setup
         self._input = open_input(setup.input)
         self._output = OutputRepository(
