@@ -345,7 +345,7 @@ class AlardLuptonSubtractTask(Task):
         mask, light = self._make_mask(exposures, result)
         holes = exposures.prepared_science.holes | exposures.prepared_template.holes
         no_data = holes & bad_pixels(mask, ["NO_DATA"])
-        difference = result.difference.copy()
+        difference, matched = result.difference, result.matched
         difference[no_data] = 0.0
         exposure = make_difference_image(
             science,
@@ -355,11 +355,11 @@ class AlardLuptonSubtractTask(Task):
             psf=result.psf,
             kernel=result.kernel_model,
         )
-        sky = chebyshev_image(own_sky, shape=difference.shape, order=order)
-        matched = make_matched_image(
+        matched += chebyshev_image(own_sky, shape=difference.shape, order=order)
+        matched_exposure = make_matched_image(
             science,
             exposures.template,
-            image=result.matched + sky,
+            image=matched,
             variance=result.matched_variance,
             mask=mask.copy(),
             psf=result.matched_psf,
@@ -370,7 +370,7 @@ class AlardLuptonSubtractTask(Task):
         unit = 1.0 if result.template_convolved else float(result.centre_kernel.sum())
         return Struct(
             difference=exposure,
-            matchedTemplate=matched,
+            matchedTemplate=matched_exposure,
             backgroundModel=ChebyshevField(
                 science.bbox, chebyshev_coefficients(terms, order), unit=science.unit
             ),

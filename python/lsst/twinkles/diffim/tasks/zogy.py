@@ -151,7 +151,9 @@ class ZogyEngine:
         left = chebyshev_image(correction, shape=shape, order=order)
         difference -= left
         scale = np.float32(filters.flux_scale)
-        light = direct.predicted if direct.template_convolved else scale * template.image
+        matched = direct.predicted if direct.template_convolved else scale * template.image
+        matched += background
+        matched += left
         excess = (
             measure_excess(exposures.science, roles.target),
             measure_excess(exposures.template, roles.convolved),
@@ -161,7 +163,7 @@ class ZogyEngine:
         box = exposures.science.bbox
         return Subtraction(
             difference=difference,
-            matched=light + background + left,
+            matched=matched,
             variance=propagate_variance(
                 *excess,
                 filters=filters.pair,
