@@ -239,3 +239,13 @@ def test_real_figures_count_what_was_put_there(script):
     correlations[3, 3], correlations[3, 4], correlations[4, 2], correlations[5, 5] = 1.0, 0.1, -0.2, 0.05
     assert real.largest_correlation(correlations, 1) == -0.2
     assert real.largest_correlation(correlations, 2) == 0.05
+
+
+@pytest.mark.slow
+def test_stars_that_moved_are_called_dipoles_and_transients_are_not(script):
+    dipoles = script("dipoles")
+    counts = np.sum([dipoles.count_pair(seed, 1024, "zogy") for seed in (1, 2, 3, 4)], axis=0)
+    n_moved, called, n_transients, wrong = counts
+    assert n_moved > 60 and n_transients > 800
+    assert called >= 0.95 * n_moved
+    assert wrong <= 0.01 * n_transients

@@ -19,6 +19,7 @@ from .spatially_sampled_metrics import SpatiallySampledMetricsTask
 from .subtract_background import SubtractBackgroundTask
 
 if TYPE_CHECKING:
+    import numpy as np
     from astropy.table import Table
 
     from lsst.images import DifferenceImage, VisitImage
@@ -123,11 +124,11 @@ class DifferenceQualityTask(Task):
         self.metadata[f"{role}_cosmic_ray_count"] = rays.count
         return rays.exposure
 
-    def subtract_background(self, difference: DifferenceImage) -> DifferenceImage:
-        """Return a difference without the sky that is left in it."""
+    def subtract_background(self, difference: DifferenceImage, light: np.ndarray) -> DifferenceImage:
+        """Return a difference without the sky that is left in it where ``light`` shows nothing."""
         if not self.config.doSubtractBackground:
             return difference
-        return self.subtractBackground.run(difference).difference
+        return self.subtractBackground.run(difference, light=light).difference
 
     def mask_streaks(self, difference: DifferenceImage) -> None:
         """Set the plane ``STREAK`` of a difference."""

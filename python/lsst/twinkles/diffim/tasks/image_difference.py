@@ -429,7 +429,7 @@ class ImageDifferenceTask(DifferenceQualityTask):
                 difference = difference.copy()
             difference.variance.array += excess
             subtracted.excessVariance = None  # it is in the variance plane now
-        return self.subtract_background(difference)
+        return self.subtract_background(difference, subtracted.matchedTemplate.image.array)
 
     def _find_sources(
         self,

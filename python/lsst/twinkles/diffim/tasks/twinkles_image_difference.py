@@ -22,7 +22,8 @@ def set_twinkles_defaults(config: ImageDifferenceConfig) -> None:
     another visit and may be the wider of the two: the direction of the
     convolution is chosen from the PSFs, and the method is the one that needs
     none: their PSFs are well known. Noise that is not white, of exposures which
-    were resampled before, is whitened by what blank sky shows. The visits of one
+    were resampled before, is whitened by what blank sky shows, and so is the
+    sky that is left set to zero. The visits of one
     pointing are taken in several bands, hence no insistence on the same one if a
     template is named; one that is not named is chosen by PSF and noise among
     those of the band.
@@ -32,6 +33,8 @@ def set_twinkles_defaults(config: ImageDifferenceConfig) -> None:
     config.subtract.mode = "auto"
     config.subtract.kernel.name = "zogy"
     config.doFinalWhitening = True
+    config.doSubtractBackground = True
+    config.subtractBackground.order = 2
     config.doWriteMatchedExp = True
     config.requireSameBand = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("ShapeConfig", "ShapePlugin")
+__all__ = ("ShapeConfig", "ShapePlugin", "measure_shapes")
 
 import astropy.units as u
 import numpy as np
@@ -41,15 +41,7 @@ class ShapePlugin(MeasurementPlugin):
 
     def measure(self, inputs: MeasurementInputs) -> dict[str, Column]:
         """Measure (see `MeasurementPlugin`)."""
-        pixels = inputs.difference
-        moments = measure_adaptive_moments(
-            pixels.image, pixels.weight, pixels.psf, inputs.fits,
-            half=inputs.half,
-            sigma=inputs.fwhm / _FWHM_PER_SIGMA,
-            max_shift=self.config.maxShiftFwhm * inputs.fwhm,
-            iterations=self.config.nIterations,
-            residual=inputs.residual,
-        )  # fmt: skip
+        moments = measure_shapes(inputs, self.config)
         area = np.abs(np.linalg.det(inputs.sky_jacobian))
         columns = {}
         for suffix, whose, prefix in (("", "source", ""), ("PSF", "PSF", "psf_")):
@@ -79,3 +71,16 @@ class ShapePlugin(MeasurementPlugin):
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = (moments.psf_xx + moments.psf_yy) / (moments.xx + moments.yy)
             return np.clip(1.0 - ratio ** (0.5 * self.config.exponent), 0.0, 1.0)
+
+
+def measure_shapes(inputs: MeasurementInputs, config: ShapeConfig) -> Moments:
+    """Return the adaptive moments of all sources and of the PSF, in pixels."""
+    pixels = inputs.difference
+    return measure_adaptive_moments(
+        pixels.image, pixels.weight, pixels.psf, inputs.fits,
+        half=inputs.half,
+        sigma=inputs.fwhm / _FWHM_PER_SIGMA,
+        max_shift=config.maxShiftFwhm * inputs.fwhm,
+        iterations=config.nIterations,
+        residual=inputs.residual,
+    )  # fmt: skip

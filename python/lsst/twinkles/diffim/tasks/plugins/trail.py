@@ -10,9 +10,10 @@ from astropy.table import Column
 
 from lsst.pex.config import RangeField
 
-from ...algorithms.measure.shapes import Moments, measure_adaptive_moments
+from ...algorithms.measure.shapes import Moments
 from ...algorithms.measure.trail import TrailFits, fit_trail_sources
 from .base import MeasurementInputs, MeasurementPlugin, MeasurementPluginConfig, register_plugin
+from .shape import ShapeConfig, measure_shapes
 
 # Number of the algorithm in the column trailAlgorithm; the Science Data Model has no list of them.
 _VERES = 1
@@ -66,12 +67,7 @@ def _moments(inputs: MeasurementInputs) -> Moments:
     if set(names) <= set(inputs.columns):
         area = np.abs(np.linalg.det(inputs.sky_jacobian))
         return Moments(*(np.asarray(inputs.columns[name]) / area for name in names))
-    pixels = inputs.difference
-    return measure_adaptive_moments(
-        pixels.image, pixels.weight, pixels.psf, inputs.fits,
-        half=inputs.half, sigma=inputs.fwhm / 2.3548, max_shift=inputs.fwhm, iterations=100,
-        residual=inputs.residual,
-    )  # fmt: skip
+    return measure_shapes(inputs, ShapeConfig())
 
 
 def _as_columns(inputs: MeasurementInputs, trails: TrailFits) -> dict[str, Column]:
