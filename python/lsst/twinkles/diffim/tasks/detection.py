@@ -80,7 +80,11 @@ class DetectionTask(Task):
 
     @timeMethod
     def run(
-        self, difference: DifferenceImage, light: np.ndarray | None = None, jitter: float = 0.0
+        self,
+        difference: DifferenceImage,
+        light: np.ndarray | None = None,
+        jitter: float = 0.0,
+        significance: np.ndarray | None = None,
     ) -> Struct:
         """Detect.
 
@@ -93,6 +97,8 @@ class DetectionTask(Task):
         jitter : `float`, optional
             Scatter of the positions of static sources between the two images, in pixels (see
             ``doAstrometricNoise``).
+        significance : `numpy.ndarray`, ``(Ny, Nx)``, optional
+            Significance of a point source at each pixel, if it is known already.
 
         Returns
         -------
@@ -111,16 +117,20 @@ class DetectionTask(Task):
         config = self.config
         psf = sample_psf(difference.psf, difference.bbox, grid=4)
         bad = bad_pixels(difference.mask, config.excludeMaskPlanes)
-        score = significance_image(
-            difference.image.array,
-            difference.variance.array,
-            bad,
-            psf,
-            min_coverage=config.minPsfCoverage,
-            side=_TILE,
-            light=light,
-            jitter=jitter if config.doAstrometricNoise else 0.0,
-        )
+        if significance is None:
+            score = significance_image(
+                difference.image.array,
+                difference.variance.array,
+                bad,
+                psf,
+                min_coverage=config.minPsfCoverage,
+                side=_TILE,
+                light=light,
+                jitter=jitter if config.doAstrometricNoise else 0.0,
+            )
+        else:
+            # Peaks on bad pixels stay, to be rejected: cut out, they would leave peaks on the rim.
+            score = np.where(np.isfinite(significance), significance, 0.0).astype(np.float32)
         noise = self._normalize(score, bad)
         peaks = find_peaks(score, threshold=config.thresholdValue, radius=config.peakRadius)
         kept = suppress_rings(
