@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lsst.images import DifferenceImage
 
 _TILE = 400
+# Less scatter over what is claimed is not that of correlated noise, but of no noise at all.
+_LEAST_SCORE_NOISE = 0.2
 _CELL = 64
 
 
@@ -163,7 +165,14 @@ class DetectionTask(Task):
         _, sigma, number, _, _ = cell_statistics(score, bad | (score == 0.0), size=_CELL, min_fraction=0.25)
         noise = float(np.median(sigma[number > 0])) if (number > 0).any() else 1.0
         self.metadata["scoreNoise"] = noise
-        if abs(noise - 1.0) <= self.config.scoreNoiseTolerance or noise <= 0.0:
+        if abs(noise - 1.0) <= self.config.scoreNoiseTolerance:
+            return 1.0
+        if noise < _LEAST_SCORE_NOISE:
+            self.log.warning(
+                "Blank sky scatters %.2g times as much as the variance plane lets expect: the two images "
+                "share their noise. Significances and errors are left as they are.",
+                noise,
+            )
             return 1.0
         self.log.warning(
             "Point-source fluxes of blank sky scatter %.2f times as much as the variance plane lets "
