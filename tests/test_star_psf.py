@@ -9,7 +9,7 @@ from plain_scenes import FWHM_PER_SIGMA, make_scene
 from lsst.twinkles.diffim.adapters.psfs import InvalidPsfError, psf_fwhm, sample_psf
 from lsst.twinkles.diffim.adapters.star_psf import measure_psf
 from lsst.twinkles.diffim.algorithms.read.sky import estimate_sky
-from lsst.twinkles.diffim.algorithms.read.stars import find_psf_stars
+from lsst.twinkles.diffim.algorithms.read.stars import StarSample, find_psf_stars, outshone_pixels
 
 
 def prepare(image, bad=None):
@@ -110,3 +110,35 @@ def test_image_smaller_than_a_stamp():
             np.zeros((20, 20), bool),
             Box.from_shape((20, 20)),
         )
+
+
+def test_neighbours_are_no_part_of_the_psf():
+    """As many faint stars as there are beams: pixels that they hold have no weight."""
+    rng = np.random.default_rng(8)
+    scene = make_scene(sigma=2.0, n_stars=36)
+    ny, nx = scene.image.shape
+    y, x = np.mgrid[:ny, :nx]
+    crowd = np.zeros((ny, nx))
+    peak = scene.image.max() - np.median(scene.image)
+    for _ in range(ny * nx // 400):
+        x0, y0, height = rng.uniform(0, nx), rng.uniform(0, ny), peak * 10 ** rng.uniform(-2.5, -0.7)
+        crowd += height * np.exp(-0.5 * ((x - x0) ** 2 + (y - y0) ** 2) / 2.0**2)
+    scene.image[...] += crowd.astype(scene.image.dtype)
+    light, sigma, bad = prepare(scene.image)
+    bbox = Box.from_shape(scene.image.shape)
+    result = measure_psf(light, sigma, scene.true_variance + crowd, bad, bbox)
+    grid = sample_psf(result.psf, bbox, grid=3)
+    truth = true_stamp(scene, grid.size)
+    for stamp in grid.stamps.reshape(-1, grid.size, grid.size):
+        assert np.abs(stamp / stamp.max() - truth / truth.max()).max() < 0.12
+        assert psf_fwhm(type(grid).constant(stamp)) == pytest.approx(FWHM_PER_SIGMA * 2.0, rel=0.08)
+
+
+def test_outshone_pixels_are_those_of_neighbours():
+    y, x = np.mgrid[:80, :80]
+    star, other = (1000.0 * np.exp(-0.5 * ((x - a) ** 2 + (y - b) ** 2) / 4) for a, b in ((40, 40), (52, 44)))
+    image, sigma = (star + 0.5 * other).astype("f4"), np.full((80, 80), 1.0)
+    sample = StarSample(*(np.array([v]) for v in (40.0, 40.0, 25e3, 1e3, 2.0)))
+    found = outshone_pixels(image, sigma, sample, half=18, noise=1.0)[0]
+    expected = (0.5 * other > np.maximum(0.5, 0.1 * star))[22:59, 22:59]
+    assert (found != expected).mean() < 0.02 and expected.sum() > 100

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..algorithms.read.sky import estimate_sky
-from ..algorithms.read.stars import StarSample, find_psf_stars
+from ..algorithms.read.stars import StarSample, find_psf_stars, outshone_pixels
 from .psfs import FWHM_PER_SIGMA, InvalidPsfError
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ _MIN_SNR = (50.0, 25.0, 12.0)
 # Least number of stars for a pixel grid, and for orders one and two of its variation.
 _N_FOR_GRID = 4
 _N_FOR_ORDER = {2: 60, 1: 20}
+# Ratio of widths, or of peaks, and negative value over the peak that no model of true stars has.
+_LARGEST_VARIATION = 1.4
+_LEAST_VALUE = -0.1
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def measure_psf(
     InvalidPsfError
         If no star is found or the fit fails.
     """
+    from lsst.images.psfs import PiffWrapper
+
     stars = _select_stars(image, sigma, bad)
     fwhm = FWHM_PER_SIGMA * float(np.median(stars.sigma))
     scale = max(1.0, fwhm / _CELLS_PER_FWHM)
@@ -128,16 +133,45 @@ def measure_psf(
         stars = stars.take(inside)
     order = next((o for o, n in _N_FOR_ORDER.items() if len(stars) >= n), 0)
     weight = np.where(bad, 0.0, 1.0 / variance)
+    with np.errstate(invalid="ignore"):
+        noise = float(np.sqrt(np.median(variance[~bad]))) if not bad.all() else 0.0
+    outshone = outshone_pixels(image, sigma, stars, half=half, noise=noise)
     samples = [
-        _piff_star(image, weight, x=x, y=y, half=half, bbox=bbox)
-        for x, y in zip(stars.x, stars.y, strict=True)
+        _piff_star(image, weight, x=x, y=y, half=half, bbox=bbox, outshone=hidden)
+        for x, y, hidden in zip(stars.x, stars.y, outshone, strict=True)
     ]
-    psf = _fit(samples, size=size, scale=scale, order=order)
-    from lsst.images.psfs import PiffWrapper
-
-    model = f"a pixel grid of order {order}" if len(stars) >= _N_FOR_GRID else "a constant Moffat profile"
+    for kind in _kinds(len(stars), order):
+        psf = _fit(samples, size=size, scale=scale, order=kind)
+        wrapper = PiffWrapper(psf, bbox, 2 * half + 1)
+        if kind is None or _is_credible(wrapper, bbox, fwhm):
+            break
+    model = "a constant Moffat profile" if kind is None else f"a pixel grid of order {kind}"
     note = f"PSF measured from {len(stars)} stars with Piff: {model}, FWHM {fwhm:.2f} pixels"
-    return StarPsf(psf=PiffWrapper(psf, bbox, 2 * half + 1), note=note)
+    return StarPsf(psf=wrapper, note=note)
+
+
+def _kinds(n_stars: int, order: int) -> list[int | None]:
+    """Return the orders of pixel grids to try, and `None` for a constant Moffat profile."""
+    return [*range(order, -1, -1), None] if n_stars >= _N_FOR_GRID else [None]
+
+
+def _is_credible(psf: PiffWrapper, bbox: Box, fwhm: float) -> bool:
+    """Tell whether a model looks like the stars: as wide as they are all over the image, and hardly negative.
+
+    A pixel grid that blends, or too few stars, do not determine comes out as anything.
+    """
+    from .psfs import psf_fwhm, sample_psf
+
+    try:
+        grid = sample_psf(psf, bbox, grid=4)
+        stamps = grid.stamps.reshape(-1, *grid.stamps.shape[2:])
+        widths = np.array([psf_fwhm(type(grid).constant(stamp)) for stamp in stamps])
+    except InvalidPsfError:
+        return False
+    peaks = stamps.max(axis=(1, 2))
+    steady = peaks.max() < _LARGEST_VARIATION * peaks.min()
+    similar = np.abs(np.log(widths / fwhm)) < np.log(_LARGEST_VARIATION)
+    return bool(steady and similar.all() and (stamps.min(axis=(1, 2)) > _LEAST_VALUE * peaks).all())
 
 
 def _select_stars(image: np.ndarray, sigma: np.ndarray, bad: np.ndarray) -> StarSample:
@@ -160,8 +194,17 @@ def _select_stars(image: np.ndarray, sigma: np.ndarray, bad: np.ndarray) -> Star
     return best
 
 
-def _piff_star(image: np.ndarray, weight: np.ndarray, *, x: float, y: float, half: int, bbox: Box) -> Any:
-    """Cut a star out for Piff, in the pixel frame of the exposure."""
+def _piff_star(
+    image: np.ndarray,
+    weight: np.ndarray,
+    *,
+    x: float,
+    y: float,
+    half: int,
+    bbox: Box,
+    outshone: np.ndarray,
+) -> Any:
+    """Cut a star out for Piff, in the pixel frame of the exposure; pixels of neighbours have no weight."""
     import galsim
     import piff
 
@@ -174,17 +217,19 @@ def _piff_star(image: np.ndarray, weight: np.ndarray, *, x: float, y: float, hal
     origin = {"xmin": columns.start + bbox.x.start, "ymin": rows.start + bbox.y.start}
     wcs = galsim.PixelScale(1.0)
     stamp = galsim.Image(image[rows, columns].astype(float), wcs=wcs, **origin)
-    weights = galsim.Image(weight[rows, columns].astype(float), wcs=wcs, **origin)
+    rest = outshone[rows.start - j + half : rows.stop - j + half, columns.start - i + half :]
+    used = np.where(rest[:, : columns.stop - columns.start], 0.0, weight[rows, columns])
+    weights = galsim.Image(used.astype(float), wcs=wcs, **origin)
     position = galsim.PositionD(float(x) + bbox.x.start, float(y) + bbox.y.start)
     return piff.Star(piff.StarData(stamp, image_pos=position, weight=weights), None)
 
 
-def _fit(samples: list[Any], *, size: int, scale: float, order: int) -> Any:
+def _fit(samples: list[Any], *, size: int, scale: float, order: int | None) -> Any:
     """Fit a Piff PSF and strip it of what `lsst.images` does not store."""
     import galsim
     import piff
 
-    if len(samples) >= _N_FOR_GRID:
+    if order is not None:
         model = piff.PixelGrid(scale=scale, size=size, interp="Lanczos(11)")
         # The faster solver "cpp" may end the process (SIGFPE): Eigen divides by zero where it chooses the
         # size of blocks for some sizes of matrices, seen on processors with very large caches.

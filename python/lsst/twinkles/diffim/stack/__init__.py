@@ -9,17 +9,34 @@ from .bridges import (
     StackSubtractConfig,
     StackSubtractTask,
 )
-from .detect_and_measure import DetectAndMeasureTask
-from .detect_config import DetectAndMeasureConfig, DetectAndMeasureConnections
-from .subtract_config import AlardLuptonSubtractConfig, AlardLuptonSubtractConnections
+from .detect_and_measure import DetectAndMeasureScoreTask, DetectAndMeasureTask
+from .detect_config import (
+    DetectAndMeasureConfig,
+    DetectAndMeasureConnections,
+    DetectAndMeasureScoreConfig,
+    DetectAndMeasureScoreConnections,
+)
+from .preconvolve import AlardLuptonPreconvolveSubtractTask
+from .subtract_config import (
+    AlardLuptonPreconvolveSubtractConfig,
+    AlardLuptonPreconvolveSubtractConnections,
+    AlardLuptonSubtractConfig,
+    AlardLuptonSubtractConnections,
+)
 from .subtract_images import AlardLuptonSubtractTask
 
 __all__ = (
+    "AlardLuptonPreconvolveSubtractConfig",
+    "AlardLuptonPreconvolveSubtractConnections",
+    "AlardLuptonPreconvolveSubtractTask",
     "AlardLuptonSubtractConfig",
     "AlardLuptonSubtractConnections",
     "AlardLuptonSubtractTask",
     "DetectAndMeasureConfig",
     "DetectAndMeasureConnections",
+    "DetectAndMeasureScoreConfig",
+    "DetectAndMeasureScoreConnections",
+    "DetectAndMeasureScoreTask",
     "DetectAndMeasureTask",
     "StackDetectAndMeasureConfig",
     "StackDetectAndMeasureTask",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("DetectAndMeasureTask",)
+__all__ = ("DetectAndMeasureScoreTask", "DetectAndMeasureTask")
 
 from typing import Any
 
@@ -22,13 +22,14 @@ from lsst.pipe.base import (
 )
 from lsst.utils.timer import timeMethod
 
-from .detect_config import DetectAndMeasureConfig
+from .detect_config import DetectAndMeasureConfig, DetectAndMeasureScoreConfig
 from .dia_catalog import DiaCatalogMaker
 from .dia_schema import add_dia_fields
 from .errors import bad_subtraction, no_dia_sources
 from .exposures import merge_planes, plane_pixels, visit_image_from_afw
 from .figures import footprint_ratios
 from .planes import clear_planes
+from .score import bad_bits, significance_of
 from .sky_sources import as_detections, force_positions
 from .stack_stages import StackStages
 
@@ -96,7 +97,7 @@ class DetectAndMeasureTask(PipelineTask):
             subtractedMeasuredExposure=None, diaSources=None, maskedStreaks=None, differenceBackground=None
         )
         try:
-            self.run(**inputs, idFactory=factory, measurementResults=results)
+            self._run_into(results, **inputs, idFactory=factory)
         except AlgorithmError as error:
             annotated = AnnotatedPartialOutputsError.annotate(
                 error,
@@ -150,11 +151,29 @@ class DetectAndMeasureTask(PipelineTask):
             Nothing was detected, or the subtraction is bad.
         """
         results = Struct() if measurementResults is None else measurementResults
+        self._run_into(results, science, matchedTemplate, difference, kernelSources, idFactory)
+        return results
+
+    def _run_into(
+        self,
+        results: Struct,
+        science: Any,
+        matchedTemplate: Any,
+        difference: Any,
+        kernelSources: Any = None,
+        idFactory: Any = None,
+        scoreExposure: Any = None,
+    ) -> None:
+        """Detect, on a score image if there is one, and measure; fill ``results`` as they come."""
         exposure = self._prepare(difference)
         results.differenceBackground = self._subtract_background(exposure)
         self.stages.find_cosmic_rays(exposure)
         image = visit_image_from_afw(exposure, name="difference")
-        detected = self.detection.run(image)
+        significance = None
+        if scoreExposure is not None:
+            significance = significance_of(scoreExposure, level=difference.image.array - exposure.image.array)
+            exposure.mask.array[...] |= bad_bits(scoreExposure.mask, self.config.badMaskPlanes)
+        detected = self.detection.run(image, significance=significance)
         self._mark(exposure, detected)
         streaks = self.stages.mask_streaks(exposure)
         sources = self._measure(science, matchedTemplate, exposure, detected, idFactory)
@@ -170,7 +189,6 @@ class DetectAndMeasureTask(PipelineTask):
         if kernelSources is not None:
             self._record_quality(science, exposure, kernelSources)
         self._deliver(results, sources)
-        return results
 
     def _prepare(self, difference: Any) -> Any:
         """Return a copy of the difference with its detections cleared."""
@@ -276,3 +294,39 @@ class DetectAndMeasureTask(PipelineTask):
             raise no_dia_sources()
         if len(sources) > 0:
             results.diaSources = sources
+
+
+class DetectAndMeasureScoreTask(DetectAndMeasureTask):
+    """Detect on a score image, measure on the difference; see ``DetectAndMeasureScoreTask`` of ip_diffim."""
+
+    ConfigClass = DetectAndMeasureScoreConfig
+    _DefaultName = "detectAndMeasureScore"
+    config: DetectAndMeasureScoreConfig
+
+    @timeMethod
+    def run(  # type: ignore[override]
+        self,
+        science: Any,
+        matchedTemplate: Any,
+        difference: Any,
+        scoreExposure: Any,
+        kernelSources: Any,
+        idFactory: Any = None,
+    ) -> Struct:
+        """Detect and measure.
+
+        Parameters
+        ----------
+        science, matchedTemplate, difference, kernelSources, idFactory
+            As for `DetectAndMeasureTask.run`.
+        scoreExposure : `lsst.afw.image.ExposureF`
+            Likelihood image of point sources: its pixels over the roots of their variances are significances.
+
+        Returns
+        -------
+        measurementResults : `lsst.pipe.base.Struct`
+            As for `DetectAndMeasureTask.run`.
+        """
+        results = Struct()
+        self._run_into(results, science, matchedTemplate, difference, kernelSources, idFactory, scoreExposure)
+        return results

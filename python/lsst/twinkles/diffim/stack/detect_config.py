@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("DetectAndMeasureConfig", "DetectAndMeasureConnections", "StackDetectionConfig")
+__all__ = (
+    "DetectAndMeasureConfig",
+    "DetectAndMeasureConnections",
+    "DetectAndMeasureScoreConfig",
+    "DetectAndMeasureScoreConnections",
+    "StackDetectionConfig",
+)
 
 import os
 from typing import Any
@@ -102,6 +108,21 @@ class DetectAndMeasureConnections(
         for name, is_wanted in wanted.items():
             if not is_wanted:
                 delattr(self, name)
+
+
+class DetectAndMeasureScoreConnections(
+    DetectAndMeasureConnections,
+    dimensions=_DIMENSIONS,
+    defaultTemplates={"coaddName": "deep", "warpTypeSuffix": "", "fakesType": ""},
+):
+    """Datasets of detection on a score image."""
+
+    scoreExposure = connectionTypes.Input(
+        doc="Likelihood image of point sources, for detection.",
+        name="{fakesType}{coaddName}Diff_scoreExp",
+        storageClass="ExposureF",
+        dimensions=_DIMENSIONS,
+    )
 
 
 @add_unused_fields(
@@ -277,3 +298,9 @@ class DetectAndMeasureConfig(PipelineTaskConfig, pipelineConnections=DetectAndMe
                 else "SATTLE_URI_BASE is not set, and the satellite service is not asked by this task."
             )
             raise FieldValidationError(type(self).run_sattle, self, f"run_sattle=True: {reason}")
+
+
+class DetectAndMeasureScoreConfig(
+    DetectAndMeasureConfig, pipelineConnections=DetectAndMeasureScoreConnections
+):
+    """Configuration of `~lsst.twinkles.diffim.stack.detect_and_measure.DetectAndMeasureScoreTask`."""

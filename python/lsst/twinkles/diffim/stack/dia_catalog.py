@@ -82,6 +82,7 @@ class DiaCatalogMaker:
         self, catalog: Any, table: Table, image: Any, members: list[list[int]], is_sky: np.ndarray
     ) -> None:
         rows = np.array([group[0] for group in members], dtype=int)
+        table = _centre_dipoles(table, members)
         for name, values in dia_columns(table, self.exposure, image).items():
             catalog[name] = values[rows]
         x, y = (np.asarray(table[axis], float)[rows] for axis in "xy")
@@ -104,6 +105,20 @@ class DiaCatalogMaker:
             from lsst.afw.table import updateSourceCoords
 
             updateSourceCoords(wcs, catalog)
+
+
+def _centre_dipoles(table: Table, members: list[list[int]]) -> Table:
+    """Return the measurements, dipoles of two lobes at the middle between these."""
+    if "isDipole" not in table.colnames:
+        return table
+    centred = table.copy()
+    negative = np.asarray(table["isNegative"], dtype=bool)
+    for group in members:
+        lobes = [next((row for row in group if negative[row] == sign), None) for sign in (False, True)]
+        if table["isDipole"][group[0]] and None not in lobes:
+            for axis in "xy":
+                centred[axis][group[0]] = 0.5 * (table[axis][lobes[0]] + table[axis][lobes[1]])
+    return centred
 
 
 def _group_rows(sources: Table, reach: float) -> list[list[int]]:

@@ -47,7 +47,7 @@ def dia_columns(table: Table, exposure: Any, image: Any) -> Columns:
     columns |= _shapes(table, exposure, psf, x - box.x.start, y - box.y.start)
     columns |= _aperture_fluxes(exposure, x - box.x.start, y - box.y.start)
     columns |= _calibrations(exposure, x, y)
-    columns |= _trails(len(table))
+    columns |= _trails(table, x, y, exposure, _local_matrix(exposure.getWcs(), x, y))
     columns["is_negative"] = np.asarray(table["isNegative"], dtype=bool)
     columns["detect_isPrimary"] = np.ones(len(table), dtype=bool)
     columns["reliability"] = np.full(len(table), np.nan)
@@ -258,8 +258,52 @@ def _local_matrix(wcs: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _trails(n: int) -> Columns:
-    return {"ext_trailedSources_Naive_flag": np.ones(n, dtype=bool)}
+def _trails(table: Table, x: np.ndarray, y: np.ndarray, exposure: Any, matrix: np.ndarray) -> Columns:
+    """Return trails; where none was fitted they are flagged.
+
+    Ends follow from middle, length and angle; errors of the ends are those of the middle and of half the
+    length, which are not correlated.
+    """
+    name, n = "ext_trailedSources_Naive", len(table)
+    if "trailLength" not in table.colnames:
+        return {f"{name}_flag": np.ones(n, dtype=bool)}
+
+    def get(column: str) -> np.ndarray:
+        return np.ma.filled(np.ma.asarray(table[column]).astype(float), np.nan)
+
+    dx, dy = _lobe_vectors(get("trailLength"), get("trailAngle"), matrix)
+    length = np.hypot(dx, dy)
+    scale = length / get("trailLength")
+    wcs = exposure.getWcs()
+    middle = [np.full(n, np.nan), np.full(n, np.nan)]
+    fitted = np.isfinite(length)
+    if wcs is not None and fitted.any():
+        ra, dec = (np.radians(get(c)[fitted]) for c in ("trailRa", "trailDec"))
+        ra0, dec0 = wcs.pixelToSkyArray(x[fitted], y[fitted])
+        turn = np.mod(ra - ra0 + np.pi, 2 * np.pi) - np.pi
+        sky = np.stack([turn * np.cos(dec0), dec - dec0], axis=-1)
+        step = np.linalg.solve(matrix[fitted], sky[:, :, None])[:, :, 0]
+        middle[0][fitted], middle[1][fitted] = x[fitted] + step[:, 0], y[fitted] + step[:, 1]
+    place = np.hypot(get("trailRaErr"), get("trailDecErr")) / np.sqrt(2.0) * 3600.0 * scale
+    end = np.hypot(place, 0.5 * get("trailLengthErr") * scale)
+    columns = {
+        f"{name}_ra": np.radians(get("trailRa")),
+        f"{name}_dec": np.radians(get("trailDec")),
+        f"{name}_flux": get("trailFlux"),
+        f"{name}_fluxErr": get("trailFluxErr"),
+        f"{name}_length": length,
+        f"{name}_lengthErr": get("trailLengthErr") * scale,
+        f"{name}_angle": np.arctan2(dy, dx),
+        f"{name}_angleErr": np.radians(get("trailAngleErr")),
+        f"{name}_flag": ~fitted,
+        f"{name}_flag_edge": np.asarray(table["trail_flag_edge"], dtype=bool) & fitted,
+        f"{name}_flag_noConverge": np.asarray(table["trail_flag"], dtype=bool),
+    }
+    for axis, centre, step in (("x", middle[0], dx), ("y", middle[1], dy)):
+        for number, sign in (("0", -0.5), ("1", 0.5)):
+            columns[f"{name}_{axis}{number}"] = centre + sign * step
+            columns[f"{name}_{axis}{number}Err"] = end
+    return columns
 
 
 def centre_flags(exposure: Any, x: np.ndarray, y: np.ndarray) -> Columns:

@@ -159,7 +159,7 @@ def make_engine_config(config: StackSubtractConfig) -> AlardLuptonSubtractConfig
         Configuration under the stack's names. Its field ``engine`` holds what the stack has no name for.
     """
     engine: AlardLuptonSubtractConfig = config.engine.value.copy()
-    engine.mode = config.mode
+    engine.mode = getattr(config, "mode", "convolveTemplate")
     kernel = config.makeKernel.kernel
     engine.kernel.name = kernel.name
     _copy_fields(kernel.active, engine.kernel.active)

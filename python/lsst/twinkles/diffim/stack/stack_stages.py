@@ -1,13 +1,18 @@
-"""Stages of detection and measurement that are the stack's own tasks."""
+"""Stages of detection and measurement that are the stack's own tasks, or ours where it is not set up."""
 
 from __future__ import annotations
 
 __all__ = ("StackStages",)
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..adapters.masks import difference_mask_schema
+from ..tasks.find_cosmic_rays import FindCosmicRaysConfig, FindCosmicRaysTask
+from ..tasks.mask_streaks import MaskStreaksTask
+from .exposures import visit_image_from_afw
 from .unused_fields import PlaceholderTask
 
 if TYPE_CHECKING:
@@ -18,7 +23,7 @@ _TRAIL_ATTRIBUTES = ("slope", "intercept", "stderr", "length", "angle")
 
 
 class StackStages:
-    """Run the stack's tasks where they are set up, and say so where they are not.
+    """Run the stack's tasks where they are set up; cosmic rays and streaks are else found by our own.
 
     Parameters
     ----------
@@ -63,7 +68,7 @@ class StackStages:
             from lsst.meas.algorithms import findCosmicRays
             from lsst.pex.config import makePropertySet
         except ImportError:
-            self.task.log.info("Cosmic rays are not sought: the stack's finder is not set up.")
+            self._find_own_cosmic_rays(exposure)
             return
         keep = self.config.cosmicray.keepCRs
         found = findCosmicRays(
@@ -73,12 +78,42 @@ class StackStages:
             setMaskFromFootprintList(exposure.mask, found, exposure.mask.getPlaneBitMask("CR"))
         self.task.metadata["cosmic_ray_count"] = 0 if found is None else len(found)
 
+    def _find_own_cosmic_rays(self, exposure: Any) -> None:
+        """Mask cosmic rays with the finder of this package."""
+        task = FindCosmicRaysTask(config=own_settings(self.config.cosmicray), name="cosmicray")
+        image = visit_image_from_afw(exposure, name="difference")
+        found = task.run(image, role="difference")
+        exposure.mask.addMaskPlane("CR")
+        exposure.mask.array[found.mask] |= np.asarray(
+            exposure.mask.getPlaneBitMask("CR"), dtype=exposure.mask.array.dtype
+        )
+        if found.count and not self.config.cosmicray.keepCRs:
+            exposure.image.array[found.mask] = found.exposure.image.array[found.mask]
+        self.task.metadata["cosmic_ray_count"] = found.count
+
     def mask_streaks(self, exposure: Any) -> dict[str, np.ndarray]:
         """Mask streaks (plane ``STREAK``) and return them."""
+        if not self.config.doMaskStreaks:
+            return {}
         task = self._subtask("maskStreaks")
-        lines = task.run(exposure.maskedImage).lines if task is not None else []
+        if task is None:
+            return self._mask_own_streaks(exposure)
+        lines = task.run(exposure.maskedImage).lines
         names = ("rho", "theta", "sigma", "reducedChi2", "modelMaximum")
         return {name: np.array([getattr(line, name) for line in lines]) for name in names}
+
+    def _mask_own_streaks(self, exposure: Any) -> dict[str, np.ndarray]:
+        """Mask streaks with the finder of this package; they are returned by their ends."""
+        config = MaskStreaksTask.ConfigClass()
+        config.streakBinFactor = self.config.streakBinFactor
+        image = visit_image_from_afw(exposure, name="difference")
+        image = with_streak_plane(image)
+        lines = MaskStreaksTask(config=config, name="maskStreaks").run(image).lines
+        exposure.mask.addMaskPlane("STREAK")
+        exposure.mask.array[image.mask.get("STREAK")] |= np.asarray(
+            exposure.mask.getPlaneBitMask("STREAK"), dtype=exposure.mask.array.dtype
+        )
+        return {name: np.asarray(lines[name]) for name in lines.colnames}
 
     def find_sky_positions(self, exposure: Any) -> np.ndarray:
         """Return positions (x, y) of blank sky, ``(N, 2)``."""
@@ -112,3 +147,28 @@ class StackStages:
             self.task.log.warning("The difference has no aperture corrections; none are applied.")
             return
         task.run(catalog=sources, apCorrMap=corrections)
+
+
+def own_settings(cosmicray: Any) -> FindCosmicRaysConfig:
+    """Return our finder's configuration, with the stack's settings where they differ from its defaults.
+
+    Its defaults are for the counts of a CCD and its own test of shape; ours are those of our test.
+    """
+    config, stock = FindCosmicRaysConfig(), type(cosmicray)()
+    for name in ("minSigma", "cond3_fac", "cond3_fac2", "niteration", "nCrPixelMax", "keepCRs"):
+        value = getattr(cosmicray, name)
+        if name == "keepCRs" or value != getattr(stock, name):
+            setattr(config, name, value)
+    return config
+
+
+def with_streak_plane(image: Any) -> Any:
+    """Return an exposure whose mask has the plane ``STREAK``, not set."""
+    from lsst.images import Mask
+
+    schema = difference_mask_schema()
+    mask = Mask(schema=schema, bbox=image.bbox)
+    for name in image.mask.schema.names:
+        if name in schema.names and name != "STREAK":
+            mask.set(name, image.mask.get(name))
+    return SimpleNamespace(image=image.image, variance=image.variance, mask=mask, bbox=image.bbox)

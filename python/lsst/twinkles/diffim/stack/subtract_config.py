@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ("AlardLuptonSubtractConfig", "AlardLuptonSubtractConnections", "StackDecorrelateConfig")
+__all__ = (
+    "AlardLuptonPreconvolveSubtractConfig",
+    "AlardLuptonPreconvolveSubtractConnections",
+    "AlardLuptonSubtractBaseConfig",
+    "AlardLuptonSubtractConfig",
+    "AlardLuptonSubtractConnections",
+    "StackDecorrelateConfig",
+)
 
 from typing import Any
 
-from lsst.pex.config import ChoiceField, ConfigurableField, Field, ListField, RangeField
+from lsst.pex.config import ChoiceField, Config, ConfigurableField, Field, ListField, RangeField
 from lsst.pipe.base import PipelineTaskConfig, PipelineTaskConnections, connectionTypes
 
 from ..tasks.decorrelate import DecorrelateConfig, DecorrelateTask
@@ -20,10 +27,8 @@ _DIMENSIONS = ("instrument", "visit", "detector")
 _TEMPLATES = {"coaddName": "deep", "fakesType": ""}
 
 
-class AlardLuptonSubtractConnections(
-    PipelineTaskConnections, dimensions=_DIMENSIONS, defaultTemplates=_TEMPLATES
-):
-    """Datasets of the subtraction; names, storage classes and dimensions are the stack's."""
+class _SubtractInputConnections(PipelineTaskConnections, dimensions=_DIMENSIONS, defaultTemplates=_TEMPLATES):
+    """Datasets that a subtraction reads; names, storage classes and dimensions are the stack's."""
 
     template = connectionTypes.Input(
         doc="Template on the pixels of the science exposure.",
@@ -46,6 +51,18 @@ class AlardLuptonSubtractConnections(
         storageClass="ExposureCatalog",
         dimensions=("instrument", "visit"),
     )
+
+    def __init__(self, *, config: AlardLuptonSubtractBaseConfig) -> None:
+        super().__init__(config=config)
+        if not config.doApplyExternalCalibrations:
+            del self.visitSummary
+
+
+class AlardLuptonSubtractConnections(
+    _SubtractInputConnections, dimensions=_DIMENSIONS, defaultTemplates=_TEMPLATES
+):
+    """Datasets of the subtraction; names, storage classes and dimensions are the stack's."""
+
     difference = connectionTypes.Output(
         doc="Science exposure minus matched template.",
         name="{fakesType}{coaddName}Diff_differenceTempExp",
@@ -71,10 +88,30 @@ class AlardLuptonSubtractConnections(
         dimensions=_DIMENSIONS,
     )
 
-    def __init__(self, *, config: AlardLuptonSubtractConfig) -> None:
-        super().__init__(config=config)
-        if not config.doApplyExternalCalibrations:
-            del self.visitSummary
+
+class AlardLuptonPreconvolveSubtractConnections(
+    _SubtractInputConnections, dimensions=_DIMENSIONS, defaultTemplates=_TEMPLATES
+):
+    """Datasets of the score image; names, storage classes and dimensions are the stack's."""
+
+    scoreExposure = connectionTypes.Output(
+        doc="Likelihood image of point sources, for detection.",
+        name="{fakesType}{coaddName}Diff_scoreExp",
+        storageClass="ExposureF",
+        dimensions=_DIMENSIONS,
+    )
+    psfMatchingKernel = connectionTypes.Output(
+        doc="Kernel that matched the template to the science exposure convolved with its PSF.",
+        name="{fakesType}{coaddName}Diff_psfScoreMatchKernel",
+        storageClass="MatchingKernel",
+        dimensions=_DIMENSIONS,
+    )
+    kernelSources = connectionTypes.Output(
+        doc="Sources that the kernel was made from.",
+        name="{fakesType}{coaddName}Diff_psfScoreMatchSources",
+        storageClass="SourceCatalog",
+        dimensions=_DIMENSIONS,
+    )
 
 
 @add_unused_fields(
@@ -92,21 +129,12 @@ class StackDecorrelateConfig(DecorrelateConfig):
         "detectionThresholdMax", 500.0, "sources come from a catalogue and the selector", deprecated=True
     ),
 )
-class AlardLuptonSubtractConfig(PipelineTaskConfig, pipelineConnections=AlardLuptonSubtractConnections):
-    """Configuration of `~lsst.twinkles.diffim.stack.subtract_images.AlardLuptonSubtractTask`.
+class AlardLuptonSubtractBaseConfig(Config):
+    """What all subtractions have.
 
     Fields, meanings and defaults are the stack's; ``engine`` holds what the stack has no names for.
     """
 
-    mode = ChoiceField[str](
-        doc="Which image is convolved.",
-        default="convolveTemplate",
-        allowed={
-            "auto": "The template, unless its PSF is wider along both axes.",
-            "convolveScience": "The science image.",
-            "convolveTemplate": "The template.",
-        },
-    )
     makeKernel: Any = ConfigurableField(doc="Settings of the matching kernel.", target=MakeKernelTask)
     engine: Any = ConfigurableField(
         doc="The subtraction of this package. Its fields that have a counterpart under the stack's names "
@@ -192,3 +220,27 @@ class AlardLuptonSubtractConfig(PipelineTaskConfig, pipelineConnections=AlardLup
             selector.signalToNoise.maximum = 500.0
         self.sourceSelector.doIsolated = True
         self.sourceSelector.doRequirePrimary = True
+
+
+class AlardLuptonSubtractConfig(
+    AlardLuptonSubtractBaseConfig, PipelineTaskConfig, pipelineConnections=AlardLuptonSubtractConnections
+):
+    """Configuration of `~lsst.twinkles.diffim.stack.subtract_images.AlardLuptonSubtractTask`."""
+
+    mode = ChoiceField[str](
+        doc="Which image is convolved.",
+        default="convolveTemplate",
+        allowed={
+            "auto": "The template, unless its PSF is wider along both axes.",
+            "convolveScience": "The science image.",
+            "convolveTemplate": "The template.",
+        },
+    )
+
+
+class AlardLuptonPreconvolveSubtractConfig(
+    AlardLuptonSubtractBaseConfig,
+    PipelineTaskConfig,
+    pipelineConnections=AlardLuptonPreconvolveSubtractConnections,
+):
+    """Configuration of `~lsst.twinkles.diffim.stack.preconvolve.AlardLuptonPreconvolveSubtractTask`."""

@@ -296,7 +296,7 @@ class AlardLuptonSubtractTask(PipelineTask):
 
     def _choose_mode(self, pair: _Pair) -> str:
         """Return which image is convolved, ``convolveTemplate`` or ``convolveScience``."""
-        mode = self.config.mode
+        mode = getattr(self.config, "mode", "convolveTemplate")
         if mode == "auto":
             mode = "convolveTemplate" if self._template_is_narrower(pair) else "convolveScience"
         self.matchedPsfSize = self.sciencePsfSize if mode == "convolveTemplate" else self.templatePsfSize

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lsst.images import DifferenceImage
 
 _TILE = 400
+# Less scatter over what is claimed is not that of correlated noise, but of no noise at all.
+_LEAST_SCORE_NOISE = 0.2
 _CELL = 64
 
 
@@ -80,7 +82,11 @@ class DetectionTask(Task):
 
     @timeMethod
     def run(
-        self, difference: DifferenceImage, light: np.ndarray | None = None, jitter: float = 0.0
+        self,
+        difference: DifferenceImage,
+        light: np.ndarray | None = None,
+        jitter: float = 0.0,
+        significance: np.ndarray | None = None,
     ) -> Struct:
         """Detect.
 
@@ -93,6 +99,8 @@ class DetectionTask(Task):
         jitter : `float`, optional
             Scatter of the positions of static sources between the two images, in pixels (see
             ``doAstrometricNoise``).
+        significance : `numpy.ndarray`, ``(Ny, Nx)``, optional
+            Significance of a point source at each pixel, if it is known already.
 
         Returns
         -------
@@ -111,16 +119,20 @@ class DetectionTask(Task):
         config = self.config
         psf = sample_psf(difference.psf, difference.bbox, grid=4)
         bad = bad_pixels(difference.mask, config.excludeMaskPlanes)
-        score = significance_image(
-            difference.image.array,
-            difference.variance.array,
-            bad,
-            psf,
-            min_coverage=config.minPsfCoverage,
-            side=_TILE,
-            light=light,
-            jitter=jitter if config.doAstrometricNoise else 0.0,
-        )
+        if significance is None:
+            score = significance_image(
+                difference.image.array,
+                difference.variance.array,
+                bad,
+                psf,
+                min_coverage=config.minPsfCoverage,
+                side=_TILE,
+                light=light,
+                jitter=jitter if config.doAstrometricNoise else 0.0,
+            )
+        else:
+            # Peaks on bad pixels stay, to be rejected: cut out, they would leave peaks on the rim.
+            score = np.where(np.isfinite(significance), significance, 0.0).astype(np.float32)
         noise = self._normalize(score, bad)
         peaks = find_peaks(score, threshold=config.thresholdValue, radius=config.peakRadius)
         kept = suppress_rings(
@@ -153,7 +165,14 @@ class DetectionTask(Task):
         _, sigma, number, _, _ = cell_statistics(score, bad | (score == 0.0), size=_CELL, min_fraction=0.25)
         noise = float(np.median(sigma[number > 0])) if (number > 0).any() else 1.0
         self.metadata["scoreNoise"] = noise
-        if abs(noise - 1.0) <= self.config.scoreNoiseTolerance or noise <= 0.0:
+        if abs(noise - 1.0) <= self.config.scoreNoiseTolerance:
+            return 1.0
+        if noise < _LEAST_SCORE_NOISE:
+            self.log.warning(
+                "Blank sky scatters %.2g times as much as the variance plane lets expect: the two images "
+                "share their noise. Significances and errors are left as they are.",
+                noise,
+            )
             return 1.0
         self.log.warning(
             "Point-source fluxes of blank sky scatter %.2f times as much as the variance plane lets "

@@ -212,14 +212,21 @@ class AlardLuptonSubtractTask(Task):
         config = self.config.kernel.active
         engine = _ENGINES[self.config.kernel.name](config)
         roles = engine.choose_roles(exposures, self.config.mode)
-        match = self._match(engine, exposures, roles, candidates)
-        limit = getattr(config, "maxStarChi2", None)
-        if limit is not None and (chi2 := _bright_chi2(match)) > limit:
+        limit = getattr(config, "maxStarChi2", np.inf)
+        match, reason = None, ""
+        try:
+            match = self._match(engine, exposures, roles, candidates)
+            if (chi2 := _bright_chi2(match)) > limit:
+                reason = f"chi square {chi2:.2f} a pixel, maxStarChi2={limit:.2f}"
+        except NoKernelCandidatesError as error:
+            if limit == np.inf:
+                raise
+            reason = str(error)
+        if match is None or reason:
             self.log.warning(
-                "The PSF models leave residuals at the stars (chi square %.2f a pixel, maxStarChi2=%.2f): "
-                "the difference is made with an Alard-Lupton kernel instead (kernel.name='AL').",
-                chi2,
-                limit,
+                "The PSF models leave residuals at the stars (%s): the difference is made with an "
+                "Alard-Lupton kernel instead (kernel.name='AL').",
+                reason,
             )
             fallback = self.config.kernel["AL"].copy()
             fallback.spatialBgOrder = config.spatialBgOrder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("StarSample", "find_psf_stars", "find_stars")
+__all__ = ("StarSample", "find_psf_stars", "find_stars", "outshone_pixels")
 
 from dataclasses import dataclass
 
@@ -12,6 +12,8 @@ from scipy.spatial import cKDTree
 
 _N_PEAKS = 3000
 _N_ITERATIONS = 25
+# Width in pixels of the Gaussian that images are smoothed with before peaks are sought.
+_PEAK_SMOOTHING = 1.2
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,55 @@ def find_stars(
     return stars.take(np.argsort(-stars.flux)[:n_max])
 
 
+def outshone_pixels(
+    image: np.ndarray, sigma: np.ndarray, stars: StarSample, *, half: int, noise: float
+) -> np.ndarray:
+    """Tell which pixels around stars hold the light of their neighbours.
+
+    Parameters
+    ----------
+    image, sigma : `numpy.ndarray`, ``(Ny, Nx)``
+        As for `find_psf_stars`.
+    stars : `StarSample`
+        Stars.
+    half : `int`
+        Half the side of the squares around their nearest pixels.
+    noise : `float`
+        Standard deviation of a pixel.
+
+    Returns
+    -------
+    outshone : `numpy.ndarray`, ``(N, 2 half + 1, 2 half + 1)``, bool
+        Where the other sources, taken for Gaussians as wide as the stars, have more than half the noise and
+        a tenth of the star's own light.
+    """
+    width = float(np.median(stars.sigma))
+    x, y, height = _find_peaks(image, sigma, 1)
+    height = height * (1.0 + (_PEAK_SMOOTHING / width) ** 2)
+    tree = cKDTree(np.stack([x, y], axis=1))
+    offset = np.arange(-half, half + 1)
+    outshone = np.zeros((len(stars), len(offset), len(offset)), dtype=bool)
+    for k, centre in enumerate(np.stack([stars.x, stars.y], axis=1)):
+        near = np.array(tree.query_ball_point(centre, 1.5 * half + 4.0 * width), dtype=int)
+        if len(near) == 0:
+            continue
+        column, row = np.round(centre).astype(int)
+        profiles = [
+            np.exp(-((offset + start - at[:, None]) ** 2) / (2.0 * width**2))
+            for start, at in ((row, y[near]), (column, x[near]))
+        ]
+        light = height[near][:, None, None] * profiles[0][:, :, None] * profiles[1][:, None, :]
+        distance = np.hypot(x[near] - centre[0], y[near] - centre[1])
+        own = distance < max(1.5, width)
+        others = light[~own].sum(axis=0)
+        outshone[k] = others > np.maximum(0.5 * noise, 0.1 * light[own].sum(axis=0))
+    return outshone
+
+
 def _find_peaks(image: np.ndarray, sigma: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return integer positions and smoothed heights of the brightest local maxima away from the rim."""
-    smooth = gaussian_filter(image, 1.2)
-    noise = sigma / (2.0 * np.sqrt(np.pi) * 1.2)
+    smooth = gaussian_filter(image, _PEAK_SMOOTHING)
+    noise = sigma / (2.0 * np.sqrt(np.pi) * _PEAK_SMOOTHING)
     peak = (smooth == maximum_filter(smooth, size=5)) & (smooth > 7.0 * noise)
     inner = np.zeros_like(peak)
     inner[half:-half, half:-half] = True
