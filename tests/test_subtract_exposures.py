@@ -28,6 +28,7 @@ from stub_stages import StubDetectionTask, StubMeasurementTask, StubSubtractTask
 
 config.doDecorrelation = False
 config.doScaleDiffimVariance = False
+config.doSubtractBackground = False  # the stub leaves the sky, and the tests want it so
 config.subtract.retarget(StubSubtractTask)
 config.detection.retarget(StubDetectionTask)
 config.measurement.retarget(StubMeasurementTask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("bad_bits", "convolve_exposure", "significance_of")
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,15 @@ def convolve_exposure(exposure: Any, kernel: PsfGrid) -> Any:
         correlated. Pixels that are not finite count as 0. Mask, PSF and all else stay.
     """
     result = exposure.clone()
+
+    def to_power(power: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return kernel.evaluate(x=x, y=y) ** power
+
     for image, power in ((result.image, 1), (result.variance, 2)):
         pixels = np.where(np.isfinite(image.array), image.array, np.float32(0.0))
         image.array[...] = convolve_kernel(
             pixels,
-            lambda x, y, power=power: kernel.evaluate(x=x, y=y) ** power,
+            partial(to_power, power),
             size=kernel.size,
             side=_TILE,
             workers=get_num_threads(),
