@@ -20,7 +20,8 @@ def blend_nodes(coefficients, nodes, shares, n, local):  # type: ignore[no-untyp
     ``nodes`` and ``shares`` have a row for each source, of which row ``n`` is taken.
     """
     side = local.shape[2]
-    a, b, c, d = shares[n, 0], shares[n, 1], shares[n, 2], shares[n, 3]
+    a, b = np.float32(shares[n, 0]), np.float32(shares[n, 1])
+    c, d = np.float32(shares[n, 2]), np.float32(shares[n, 3])
     for py in range(_OVERSAMPLING):
         for px in range(_OVERSAMPLING):
             for j in range(side):
