@@ -39,7 +39,7 @@ def njit(**options: Any) -> Callable[[Callable], Callable]:
 
     def decorate(function: Callable) -> Callable:
         try:
-            return numba.njit(**options)(function)
+            return numba.njit(**{"error_model": "numpy"} | options)(function)
         except RuntimeError as error:
             if "no locator available" not in str(error):
                 raise

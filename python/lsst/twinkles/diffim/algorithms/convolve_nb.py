@@ -20,11 +20,13 @@ def cut_tile(image, first_row, first_column, mirror, out):  # type: ignore[no-un
     for j in range(tall):
         row = first_row + j
         if not mirror and (row < 0 or row >= ny):
-            out[j] = 0.0
+            for i in range(wide):
+                out[j, i] = 0.0
             continue
         row = row % (2 * ny)
         source = image[min(row, 2 * ny - 1 - row)]
-        out[j, begin:end] = source[first_column + begin : first_column + end]
+        for i in range(begin, end):
+            out[j, i] = source[first_column + i]
         for i in range(wide - (end - begin)):
             beyond = i if i < begin else end - begin + i
             column = (first_column + beyond) % (2 * nx)
