@@ -11,11 +11,9 @@ from typing import Any
 
 import numba
 
-LEAN: dict[str, Any] = {
-    "cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"},
-}  # fmt: skip
-"""Options of loops over sources: threads of Python run them, sums may be taken in any order (which makes
-vector instructions of them), and a division by zero gives what IEEE says, for which no code is needed."""
+LEAN: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+"""Options of loops over sources: threads of Python run them, and sums may be taken in any order (which makes
+vector instructions of them)."""
 
 _LOG = logging.getLogger("lsst.twinkles.diffim.compile")
 
@@ -36,10 +34,12 @@ def njit(**options: Any) -> Callable[[Callable], Callable]:
     decorate : callable
         Decorator.
     """
+    # A division by zero gives what IEEE says, as elsewhere in numpy: errors would take longer to compile.
+    options = {"error_model": "numpy"} | options
 
     def decorate(function: Callable) -> Callable:
         try:
-            return numba.njit(**{"error_model": "numpy"} | options)(function)
+            return numba.njit(**options)(function)
         except RuntimeError as error:
             if "no locator available" not in str(error):
                 raise
