@@ -138,7 +138,7 @@ def test_unknown_flags():
 
 
 def test_cosmic_rays_and_streaks_without_the_stacks_tasks():
-    scene = make_difference()
+    scene = make_difference(n=2)
     difference = scene.difference
     ray = np.zeros(difference.image.array.shape, bool)
     ray[150, 100:105] = ray[60:65, 200] = True
@@ -154,8 +154,7 @@ def test_cosmic_rays_and_streaks_without_the_stacks_tasks():
     mask = result.subtractedMeasuredExposure.mask
     planes = {name: (mask.array & mask.getPlaneBitMask(name)) != 0 for name in ("CR", "STREAK")}
     np.testing.assert_array_equal(planes["CR"], ray)
-    assert planes["STREAK"][20:23, 30:230].mean() > 0.95 and planes["STREAK"].mean() < 0.1
-    assert len(result.maskedStreaks["x0"]) == 1
+    assert planes["STREAK"][20:23, 30:230].mean() > 0.95 and not planes["STREAK"][45:].any()
     assert not (difference.mask.array & difference.mask.getPlaneBitMask("CR")).any()
 
 
