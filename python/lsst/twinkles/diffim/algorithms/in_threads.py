@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("run_in_threads",)
+__all__ = ("map_in_threads", "run_in_threads")
 
 import itertools
 from collections.abc import Callable
@@ -41,3 +41,23 @@ def run_in_threads(loop: Callable[..., None], number: int, *arguments: Any) -> N
         jobs = [pool.submit(loop, a, b, *arguments) for a, b in itertools.pairwise(edges)]
         for job in jobs:
             job.result()
+
+
+def map_in_threads[T](function: Callable[[slice], T], number: int, *, chunk: int) -> list[T]:
+    """Return what a function returns for parts of a range, in their order.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a part as a slice.
+    number : `int`
+        The range is from 0 to it.
+    chunk : `int`
+        Length of the parts.
+    """
+    parts = [slice(begin, min(begin + chunk, number)) for begin in range(0, number, chunk)]
+    n_threads = min(get_num_threads(), len(parts))
+    if n_threads <= 1:
+        return [function(part) for part in parts]
+    with ThreadPoolExecutor(n_threads) as pool:
+        return list(pool.map(function, parts))

@@ -66,7 +66,6 @@ class AlardLuptonEngine:
             roles.target.data,
             candidates=candidates,
             settings=settings,
-            workers=get_num_threads(),
         )
         match = fit(basis=basis)
         wide = make_wide_bases(self._config, fwhm_convolved=convolved, fwhm_target=target)

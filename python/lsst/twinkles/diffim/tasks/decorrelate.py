@@ -120,7 +120,7 @@ class DecorrelateTask(Task):
         holes = bad_pixels(subtractedExposure.mask, self.config.holeMaskPlanes)
         image = np.where(holes, np.float32(0.0), subtractedExposure.image.array)
         corrected = whiten(image, whitener, workers=workers, side=_TILE, tolerance=self.config.tolerance)
-        corrected[holes] = subtractedExposure.image.array[holes]
+        np.copyto(corrected, subtractedExposure.image.array, where=holes)
         target, convolved = (science, template) if templateMatched else (template, science)
         total = np.float32(_kernel_sum(psfMatchingKernel, subtractedExposure.bbox))
         variance = propagate_variance(

@@ -131,7 +131,6 @@ class ZogyEngine:
                 min_sources=min_sources,
                 ridge=self._config.correctionRidge,
             ),
-            workers=get_num_threads(),
             filters=_proper_filters(roles),
         )
 

@@ -73,7 +73,7 @@ class Whitener:
 
     def sky_image(self, shape: tuple[int, int]) -> np.ndarray:
         """Return the variance of blank sky after whitening, ``shape`` float32."""
-        return self.target.image(shape) + np.float32(self.kernel_sum**2) * self.convolved.image(shape)
+        return self.target.plus(self.convolved.scaled(self.kernel_sum**2)).image(shape)
 
     def stamps(self, *, x: np.ndarray, y: np.ndarray, size: int, side: int = 128) -> np.ndarray:
         """Return the filter as stamps, ``(N, size, size)``."""

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import scipy.fft
 
+from ..in_threads import map_in_threads
 from ..noise import NoiseMap, cell_statistics
 from ..psf_grid import PsfGrid
 from .basis import AlardLuptonBasis
@@ -35,7 +36,7 @@ from .prefilter import (
 from .prior import prior_kernel, prior_misfit, psf_prior_system, ridge_system
 from .solve import KernelSolution, KernelSolveError, choose_spatial_order, solve_kernel
 
-_CHUNK = 128
+_CHUNK = 64
 # Stars for each term of the spatial polynomial that make an order worth trying.
 _STARS_PER_TERM = 3
 # Least signal-to-noise ratio of a star that counts as seen in both images.
@@ -125,7 +126,6 @@ def match_images(
     candidates: KernelCandidates,
     basis: AlardLuptonBasis,
     settings: MatchSettings,
-    workers: int,
     filters: StampFilters | None = None,
 ) -> MatchResult:
     """Determine the kernel that takes one image to the PSF, flux scale and sky of another.
@@ -140,8 +140,6 @@ def match_images(
         Kernel basis.
     settings : `MatchSettings`
         Tunables.
-    workers : `int`
-        Threads.
     filters : `StampFilters`, optional
         What the images are thought to be convolved with before the kernel; by default
         the filter that makes the noise of their difference white.
@@ -161,9 +159,7 @@ def match_images(
     if filters is None:
         filters = PrewhiteningFilters(convolved.psf, target.psf, convolved.sky, target.sky)
     prior = _pseudo_stars(convolved, target, basis, filters, flux_scale)
-    stars, covariance = _star_system(
-        convolved, target, candidates, basis, settings, filters, flux_scale, workers
-    )
+    stars, covariance = _star_system(convolved, target, candidates, basis, settings, filters, flux_scale)
     sky = _sky_equations(convolved, target, settings, len(basis) + 1, flux_scale)
     fixed = sky
     if settings.ridge > 0:
@@ -290,7 +286,6 @@ def _star_system(
     settings: MatchSettings,
     filters: StampFilters,
     flux_scale: float,
-    workers: int,
 ) -> tuple[StampSystem, np.ndarray]:
     """Form the normal equations of the stars in the metric of white noise.
 
@@ -302,18 +297,19 @@ def _star_system(
     side = scipy.fft.next_fast_len(2 * wide + 1, real=True)
     cut, goal = (np.empty((len(x), 2 * h + 1, 2 * h + 1), dtype=np.float32) for h in (needed, half))
     power = np.empty((2, len(x)))
-    spectrum = np.zeros((side, side // 2 + 1))
-    for start in range(0, len(x), _CHUNK):
-        part = slice(start, start + _CHUNK)
+
+    def fill(part: slice) -> np.ndarray:
         transforms = filters(x=x[part], y=y[part], side=side, flux_scale=flux_scale)
         for image, transform, stamps in zip(
             (convolved.image, target.image), transforms, (cut, goal), strict=True
         ):
             raw = cut_stamps(image, x[part], y[part], wide)
-            stamps[part] = _centre(filter_stamps(raw, transform, side, workers=workers), stamps.shape[1])
+            stamps[part] = _centre(filter_stamps(raw, transform, side, workers=1), stamps.shape[1])
         matched = matched_filter(convolved.psf, target.psf, transforms[1], x=x[part], y=y[part], side=side)
-        spectrum += (np.abs(transforms[0]) ** 2).sum(axis=0) / len(x)
         power[:, part] = filter_power(matched, side), filter_power(transforms[1], side)
+        return (np.abs(transforms[0]) ** 2).sum(axis=0)
+
+    spectrum = np.sum(map_in_threads(fill, len(x), chunk=_CHUNK), axis=0) / len(x)
     bad = cut_stamps(convolved.bad, x, y, half) | cut_stamps(target.bad, x, y, half)
     noise = StampNoise(
         # Never more than the pixels show: taking away noise that is not there makes kernels too sharp.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..in_threads import run_in_threads
+from ..in_threads import map_in_threads
 from .basis import AlardLuptonBasis
 from .stamps_nb import convolve_stamps
 
@@ -99,7 +99,7 @@ def build_stamp_system(
     model_error: float,
     model_index: int,
     noise: StampNoise,
-    chunk: int = 128,
+    chunk: int = 64,
 ) -> StampSystem:
     """Form the normal equations of every stamp.
 
@@ -143,12 +143,12 @@ def build_stamp_system(
     power, n_pixels, total = np.zeros((3, n))
     mix = np.eye(features)
     mix[:n_basis, :n_basis] = basis.transform
-    for start in range(0, n, chunk):
-        part = slice(start, min(start + chunk, n))
-        m = part.stop - start
+
+    def fill(part: slice) -> None:
+        m = part.stop - part.start
         stamps = np.ones((m, features, side, side), dtype=np.float32)
-        run_in_threads(
-            convolve_stamps,
+        convolve_stamps(
+            0,
             m,
             np.ascontiguousarray(convolved[part], dtype=np.float32),
             side // 2,
@@ -170,6 +170,8 @@ def build_stamp_system(
         power[part] = np.einsum("np,np->n", scaled, scaled)
         n_pixels[part] = (weight > 0).sum(axis=(1, 2))
         total[part] = noise.total(weight, model, part)
+
+    map_in_threads(fill, n, chunk=chunk)
     return StampSystem(
         x=x.astype(float),
         y=y.astype(float),
