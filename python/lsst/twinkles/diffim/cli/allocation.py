@@ -8,7 +8,7 @@ import ctypes
 import platform
 
 # Parameters of mallopt(3), and the largest array that is to be kept when it is freed.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGEST = 1 << 30
 
 
@@ -26,3 +26,4 @@ def keep_freed_memory() -> None:
     library = ctypes.CDLL(None)
     for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
         library.mallopt(parameter, _LARGEST)
+    library.mallopt(_M_ARENA_MAX, 1)  # those of threads would be given back all the same
