@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -17,6 +18,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("patient")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _log_levels():
+    """Undo what commands do to the log, which belongs to the process: other tests look at it."""
+    logging.getLogger("lsst")  # is there, then
+    known = logging.Logger.manager.loggerDict
+    before = {name: logging.getLogger(name).level for name in list(known) if name.startswith("lsst")}
+    yield
+    for name in [name for name in known if name.startswith("lsst")]:
+        logging.getLogger(name).setLevel(before.get(name, logging.NOTSET))
 
 
 @pytest.fixture(scope="session")
