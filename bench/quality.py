@@ -161,6 +161,8 @@ def set_field(config: Any, name: str, value: str) -> None:
     *path, last = name.split(".")
     for part in path:
         config = getattr(config, part)
+    if last != "name" and hasattr(config, "active"):
+        config = config.active  # of a choice, as -c of the commands does
     try:
         setattr(config, last, json.loads(value.lower() if value in ("True", "False") else value))
     except json.JSONDecodeError:
