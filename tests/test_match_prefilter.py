@@ -118,7 +118,7 @@ def test_stamps_are_filtered_in_place():
     padded[:9, :9] = kernel
     spectrum = np.fft.rfft2(np.roll(padded, (-4, -4), axis=(0, 1)))[None]
     raw = rng.normal(size=(3, 41, 41)).astype("f4")
-    found = filter_stamps(raw, np.repeat(spectrum, 3, axis=0), side, workers=1)
+    found = filter_stamps(raw, np.repeat(spectrum, 3, axis=0), side)
     assert found.shape == raw.shape and found.dtype == np.float32
     for s in range(3):
         truth = fftconvolve(raw[s], kernel, mode="same")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ("map_in_threads", "run_in_threads")
 
-import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,16 +30,11 @@ def run_in_threads(loop: Callable[..., None], number: int, *arguments: Any) -> N
     -----
     Threads of Python rather than numba's own loops: these take two to three times as long to compile.
     """
-    n_threads = min(get_num_threads(), number)
-    if n_threads <= 1:
-        loop(0, number, *arguments)
-        return
-    parts = min(number, _PARTS_PER_THREAD * n_threads)
-    edges = [number * k // parts for k in range(parts + 1)]
-    with ThreadPoolExecutor(n_threads) as pool:
-        jobs = [pool.submit(loop, a, b, *arguments) for a, b in itertools.pairwise(edges)]
-        for job in jobs:
-            job.result()
+    n_threads = get_num_threads()
+    parts = 1 if n_threads == 1 else _PARTS_PER_THREAD * n_threads
+    map_in_threads(
+        lambda part: loop(part.start, part.stop, *arguments), number, chunk=max(1, -(-number // parts))
+    )
 
 
 def map_in_threads[T](function: Callable[[slice], T], number: int, *, chunk: int) -> list[T]:

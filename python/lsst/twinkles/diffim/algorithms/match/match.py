@@ -304,7 +304,7 @@ def _star_system(
             (convolved.image, target.image), transforms, (cut, goal), strict=True
         ):
             raw = cut_stamps(image, x[part], y[part], wide)
-            stamps[part] = _centre(filter_stamps(raw, transform, side, workers=1), stamps.shape[1])
+            stamps[part] = _centre(filter_stamps(raw, transform, side), stamps.shape[1])
         matched = matched_filter(convolved.psf, target.psf, transforms[1], x=x[part], y=y[part], side=side)
         power[:, part] = filter_power(matched, side), filter_power(transforms[1], side)
         return (np.abs(transforms[0]) ** 2).sum(axis=0)

@@ -175,13 +175,13 @@ def _reflect(index: np.ndarray, size: int) -> np.ndarray:
     return np.where(index < size, index, period - 1 - index)
 
 
-def filter_stamps(stamps: np.ndarray, transform: np.ndarray, side: int, *, workers: int) -> np.ndarray:
+def filter_stamps(stamps: np.ndarray, transform: np.ndarray, side: int) -> np.ndarray:
     """Apply a filter (``rfft2`` on squares of ``side``) to stamps padded by reflection."""
     size = stamps.shape[1]
     before = (side - size) // 2
     after = side - size - before
     padded = np.pad(stamps.astype(np.float32), ((0, 0), (before, after), (before, after)), mode="symmetric")
-    spectrum = scipy.fft.rfft2(padded, workers=workers)
+    spectrum = scipy.fft.rfft2(padded)
     spectrum *= transform.astype(np.complex64)
-    result = scipy.fft.irfft2(spectrum, s=(side, side), workers=workers, overwrite_x=True)
+    result = scipy.fft.irfft2(spectrum, s=(side, side), overwrite_x=True)
     return np.ascontiguousarray(result[:, before : before + size, before : before + size], dtype=np.float32)
