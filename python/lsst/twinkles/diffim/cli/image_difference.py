@@ -180,6 +180,7 @@ class _Command:
         selection: PairSelection,
     ) -> Iterator[Outcome]:
         """Process the pairs that no earlier run has finished."""
+        from .compile_ahead import compile_ahead
         from .pair_work import PairSetup, digest_config
         from .runner import run_jobs
 
@@ -197,7 +198,8 @@ class _Command:
         results = run_jobs(
             setup, pairs, processes=args.processes, timeout=timeout, log_levels=args.log_levels
         )
-        with ProgressDisplay(len(pairs), self.handler) as progress, closing(results):
+        display = ProgressDisplay(len(pairs), self.handler)
+        with compile_ahead(), display as progress, closing(results):
             for number, outcome in enumerate(results, start=1):
                 if outcome.error is not None and args.do_raise:
                     raise outcome.error

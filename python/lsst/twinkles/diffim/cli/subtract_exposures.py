@@ -203,13 +203,18 @@ def _make_config(overrides: Sequence[ConfigOverride], *, trust: bool) -> ImageDi
 
 def _subtract(args: argparse.Namespace, config: ImageDifferenceConfig) -> None:
     """Read, subtract, write."""
+    from ..adapters.mask_update import copy_masks_by_bytes
     from ..tasks.errors import BadSubtractionError
     from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
+    from .allocation import keep_freed_memory
+    from .compile_ahead import compile_ahead
     from .result_directory import ResultDirectory
 
+    keep_freed_memory()
+    copy_masks_by_bytes()
     failure: BadSubtractionError | None = None
-    inputs = (args.science, args.template)
-    with ResultDirectory(args.output, clobber=args.clobber, inputs=inputs) as directory:
+    results = ResultDirectory(args.output, clobber=args.clobber, inputs=(args.science, args.template))
+    with compile_ahead(), results as directory:
         science, template = _read_pair(args)
         task = TwinklesImageDifferenceTask(config=config)
         try:
