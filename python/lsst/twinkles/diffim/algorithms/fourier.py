@@ -6,6 +6,7 @@ __all__ = (
     "convolve_plane",
     "half_plane_weights",
     "measure_extent",
+    "shift_and_slopes",
     "shift_stamps",
     "stamps_from_transforms",
     "transform_stamps",
@@ -69,13 +70,40 @@ def convolve_plane(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 def shift_stamps(stamps: np.ndarray, *, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """Return stamps ``(N, S, S)`` that vanish towards their edges, shifted by fractions of a pixel."""
-    size = stamps.shape[-1]
-    side = scipy.fft.next_fast_len(size + 4, real=True)
+    spectrum, side, *_ = _shifted_spectra(stamps, dx, dy)
+    return _cut_inverse(spectrum, side, stamps.shape[-1])
+
+
+def shift_and_slopes(
+    stamps: np.ndarray, *, dx: np.ndarray, dy: np.ndarray, step: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return shifted stamps (see `shift_stamps`) and their slopes along x and y.
+
+    A slope is the difference of two that are shifted by ``step`` more and less, over the distance.
+    """
+    spectrum, side, ky, kx = _shifted_spectra(stamps, dx, dy)
+    centred, along_x, along_y = (
+        _cut_inverse(spectrum * factor, side, stamps.shape[-1])
+        for factor in (1.0, 1j * np.sin(kx * step) / step, 1j * np.sin(ky * step) / step)
+    )
+    return centred, along_x, along_y
+
+
+def _shifted_spectra(
+    stamps: np.ndarray, dx: np.ndarray, dy: np.ndarray
+) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    """Return transforms of shifted stamps, their side, and the frequencies along y and x."""
+    side = scipy.fft.next_fast_len(stamps.shape[-1] + 4, real=True)
     ky = 2.0 * np.pi * np.fft.fftfreq(side)[:, None]
     kx = 2.0 * np.pi * np.fft.rfftfreq(side)[None, :]
-    phase = np.exp(-1j * (kx * dx[:, None, None] + ky * dy[:, None, None]))
-    spectrum = scipy.fft.rfft2(stamps, s=(side, side)) * phase
-    return np.asarray(scipy.fft.irfft2(spectrum, s=(side, side))[:, :size, :size])
+    spectra = scipy.fft.rfft2(stamps, s=(side, side))
+    spectra *= np.exp(-1j * kx * dx[:, None, None])
+    spectra *= np.exp(-1j * ky * dy[:, None, None])
+    return spectra, side, ky, kx
+
+
+def _cut_inverse(spectra: np.ndarray, side: int, size: int) -> np.ndarray:
+    return np.asarray(scipy.fft.irfft2(spectra, s=(side, side))[:, :size, :size])
 
 
 def half_plane_weights(side: int) -> np.ndarray:

@@ -159,16 +159,16 @@ class ZogyEngine:
         )
         power = np.float32((direct.centre**2).sum() if direct.template_convolved else scale**2)
         matched_sky = direct.noise if direct.template_convolved else template.sky.scaled(float(scale) ** 2)
+        variance = propagate_variance(*excess, filters=filters.pair, sky=filters.sky_image(shape))
+        matched_variance = excess[1]
+        matched_variance *= power
+        matched_variance += matched_sky.image(shape)
         box = exposures.science.bbox
         return Subtraction(
             difference=difference,
             matched=matched,
-            variance=propagate_variance(
-                *excess,
-                filters=filters.pair,
-                sky=filters.sky_image(shape),
-            ),
-            matched_variance=matched_sky.image(shape) + power * excess[1],
+            variance=variance,
+            matched_variance=matched_variance,
             psf=psf_from_grid(self._difference_psf(filters, shape), box, order=_PSF_NODES // 2),
             matched_psf=exposures.science.psf if direct.template_convolved else exposures.template.psf,
             background_terms=solution.background_terms + correction,

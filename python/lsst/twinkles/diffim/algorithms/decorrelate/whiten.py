@@ -193,8 +193,8 @@ def propagate_variance(
     filters : callable
         Takes positions ``x``, ``y`` and the side of transforms; returns the transforms of the filters
         that the pixels of the two images went through (see `Whitener.pair`).
-    sky : `numpy.ndarray`, ``(Ny, Nx)``
-        Variance of the blank sky of the difference.
+    sky : `numpy.ndarray`, ``(Ny, Nx)``, float32
+        Variance of the blank sky of the difference; becomes the result.
 
     Returns
     -------
@@ -203,8 +203,8 @@ def propagate_variance(
         ``b`` that the pixels of the two images went through. A variance needs them to a few percent only:
         constant within tiles, their squares cut where the last percent of their sum is left.
     """
-    variance = sky.astype(np.float32)
-    ny, nx = sky.shape
+    variance = np.asarray(sky, dtype=np.float32)
+    ny, nx = variance.shape
     x, y = (np.minimum(np.arange(0, n, _VARIANCE_TILE) + 0.5 * _VARIANCE_TILE, n - 1.0) for n in (nx, ny))
     grid_x, grid_y = (a.ravel() for a in np.meshgrid(x, y))
     pair = filters(grid_x, grid_y, _VARIANCE_SIDE)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..fourier import shift_stamps
+from ..fourier import shift_and_slopes
 from ..psf_grid import PsfGrid
 from .prefilter import cut_stamps
 
@@ -106,7 +106,8 @@ def measure_star_offsets(
     stars = np.where(good, cut_stamps(image, x, y, half), 0.0).astype(float)
     profile = psf_image.padded(size).evaluate(x=x, y=y)
     flux, sx, sy = _fit_place(stars, good, profile)
-    centred, along_x, along_y = _slopes(psf_difference.padded(size).evaluate(x=x, y=y), sx, sy)
+    profile = psf_difference.padded(size).evaluate(x=x, y=y)
+    centred, along_x, along_y = shift_and_slopes(profile, dx=sx, dy=sy, step=_STEP)
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.where(good, 1.0 / cut_stamps(variance, x, y, half), 0.0).reshape(len(x), -1)
     design = np.stack([centred, -flux[:, None, None] * along_x, -flux[:, None, None] * along_y], axis=1)
@@ -130,7 +131,7 @@ def _fit_place(
     """Return flux and offset from the central pixel of stars, by two linear steps."""
     dx, dy = np.zeros(len(stars)), np.zeros(len(stars))
     for _ in range(2):
-        centred, along_x, along_y = _slopes(profile, dx, dy)
+        centred, along_x, along_y = shift_and_slopes(profile, dx=dx, dy=dy, step=_STEP)
         design = (np.stack([centred, -along_x, -along_y], axis=1) * good[:, None]).reshape(len(stars), 3, -1)
         normal = design @ design.transpose(0, 2, 1) + 1e-12 * np.eye(3)
         moment = (design * stars.reshape(len(stars), 1, -1)).sum(axis=2)
@@ -139,14 +140,6 @@ def _fit_place(
             steps = [np.clip(np.nan_to_num(f / flux), -0.5, 0.5) for f in (fx, fy)]
         dx, dy = np.clip(dx + steps[0], -1.5, 1.5), np.clip(dy + steps[1], -1.5, 1.5)
     return flux, dx, dy
-
-
-def _slopes(stamps: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return shifted stamps and their slopes along x and y."""
-    h = _STEP
-    along_x = shift_stamps(stamps, dx=dx - h, dy=dy) - shift_stamps(stamps, dx=dx + h, dy=dy)
-    along_y = shift_stamps(stamps, dx=dx, dy=dy - h) - shift_stamps(stamps, dx=dx, dy=dy + h)
-    return shift_stamps(stamps, dx=dx, dy=dy), along_x / (2 * h), along_y / (2 * h)
 
 
 def kernel_centroids(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
