@@ -211,7 +211,7 @@ def score_catalogue(sources: Any, truth: Any, masked: np.ndarray) -> dict[str, f
 def score_own_pairs(args: argparse.Namespace) -> Any:
     """Score differences of our own simulated pairs, and the best possible ones."""
     from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
-    from lsst.twinkles.diffim.simulation.oracle import proper_difference
+    from lsst.twinkles.diffim.simulation.oracle import proper_difference, proper_variance
     from lsst.twinkles.diffim.simulation.pairs import simulate_pair
     from lsst.twinkles.diffim.simulation.scoring import score_difference
 
@@ -222,12 +222,15 @@ def score_own_pairs(args: argparse.Namespace) -> Any:
             say(f"own pair {case} {args.size} seed {seed}")
             pair = simulate_pair(case, seed=seed, nx=args.size, ny=args.size)
             best, stamp = proper_difference(pair)
-            variance = pair.science_visit.true_variance + pair.template_visit.true_variance / pair.scale**2
             masked = np.logical_or.reduce(
                 [e.mask.get(plane) for e in (pair.science, pair.template) for plane in ("SATURATED", "BAD")]
             )
             oracle = score_difference(
-                pair, difference=best, variance=variance, masked=masked, psf=PsfGrid.constant(stamp)
+                pair,
+                difference=best,
+                variance=proper_variance(pair),
+                masked=masked,
+                psf=PsfGrid.constant(stamp),
             )
             yield Row("own", case, seed, ORACLE, dataclasses.asdict(oracle))
             done = subtract(args, pair.science, pair.template)

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
-from lsst.twinkles.diffim.simulation.oracle import proper_difference, static_light
+from lsst.twinkles.diffim.simulation.oracle import proper_difference, proper_variance, static_light
 from lsst.twinkles.diffim.simulation.pairs import simulate_pair
 from lsst.twinkles.diffim.simulation.scoring import DifferenceScore, score_difference
 
@@ -24,7 +24,7 @@ def best(pair):
     masks = [e.mask.get(plane) for e in (pair.science, pair.template) for plane in ("SATURATED", "BAD")]
     return dict(
         difference=difference,
-        variance=pair.science_visit.true_variance + pair.template_visit.true_variance / pair.scale**2,
+        variance=proper_variance(pair),
         masked=np.logical_or.reduce(masks),
         psf=PsfGrid.constant(psf),
     )
@@ -44,6 +44,32 @@ def test_the_best_difference_has_the_best_scores(pair, best):
     assert result.n_transients >= 10 and abs(result.bias) < 4.0
     assert 0.4 < result.scatter < 1.6 and 0.4 < result.pull < 1.6
     assert result.completeness >= 0.9 and result.false <= 1 and result.masked == 0.0
+
+
+def test_variance_of_the_best_difference_is_that_of_its_noise(pair):
+    """Noise of nothing but the true variance, many times over, through the same filters."""
+    rng = np.random.default_rng(3)
+    visits = (pair.science_visit, pair.template_visit)
+    light = static_light(pair)
+    power, n = 0.0, 12
+    for _ in range(n):
+        changed = {}
+        for name, visit, static in zip(("science_visit", "template_visit"), visits, light, strict=True):
+            noise = rng.normal(size=static.shape) * np.sqrt(visit.true_variance)
+            exposure = visit.exposure.copy()
+            exposure.image.array[...] = static + visit.sky + noise
+            changed[name] = dataclasses.replace(visit, exposure=exposure)
+        difference = proper_difference(dataclasses.replace(pair, **changed))[0]
+        power = power + difference**2
+    ratio = power / n / proper_variance(pair)
+    good = np.ones(ratio.shape, bool)
+    for exposure in (pair.science, pair.template):
+        for plane in ("SATURATED", "BAD"):
+            good &= ~ndimage.binary_dilation(exposure.mask.get(plane), iterations=25)
+    bright = good & (light[0] > np.median(pair.science_visit.sky))
+    assert bright.sum() > 100
+    for where in (good, bright):
+        assert np.mean(ratio[where]) == pytest.approx(1.0, abs=5 * np.sqrt(2 / (n * where.sum() / 9)))
 
 
 def test_wrong_flux_scale_shows_as_bias(pair, best):

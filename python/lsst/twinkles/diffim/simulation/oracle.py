@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("proper_difference", "static_light")
+__all__ = ("proper_difference", "proper_variance", "static_light")
 
 import numpy as np
 from scipy import fft
@@ -54,24 +54,47 @@ def proper_difference(pair: SimulatedPair) -> tuple[np.ndarray, np.ndarray]:
         PSF of the difference; its sum is the flux scale, not quite one.
     """
     light = static_light(pair)
-    visits = (pair.science_visit, pair.template_visit)
-    scales = (1.0, 1.0 / pair.scale)
     noise = [
-        scale * _residual(visit, static) for visit, static, scale in zip(visits, light, scales, strict=True)
-    ]
-    variances = [
-        scale**2 * (float(np.median(visit.sky)) + visit.read_noise**2)
-        for visit, scale in zip(visits, scales, strict=True)
+        scale * _residual(visit, static)
+        for (visit, scale), static in zip(_scaled_visits(pair), light, strict=True)
     ]
     shape = noise[0].shape
-    science, template = (_transform_psf(visit.psf.middle_stamp(), shape) for visit in visits)
+    filters = _proper_filters(pair)
+    difference = fft.irfft2(fft.rfft2(noise[0]) * filters[0] - fft.rfft2(noise[1]) * filters[1], s=shape)
+    psf = fft.fftshift(
+        fft.irfft2(_transform_psf(pair.science_visit.psf.middle_stamp(), shape) * filters[0], s=shape)
+    )
+    row, column = shape[0] // 2, shape[1] // 2
+    return difference, psf[row - 20 : row + 21, column - 20 : column + 21]
+
+
+def proper_variance(pair: SimulatedPair) -> np.ndarray:
+    """Return the variance of the pixels of the proper difference, ``(ny, nx)``.
+
+    The true variances, photon noise of all sources included, through the squares of the filters.
+    """
+    total = np.zeros_like(pair.science_visit.true_variance, dtype=float)
+    for (visit, scale), transform in zip(_scaled_visits(pair), _proper_filters(pair), strict=True):
+        square = fft.rfft2(fft.irfft2(transform, s=total.shape) ** 2)
+        total += fft.irfft2(fft.rfft2(scale**2 * visit.true_variance) * square, s=total.shape)
+    return total
+
+
+def _scaled_visits(pair: SimulatedPair) -> tuple[tuple[SimulatedVisit, float], ...]:
+    """Return science and template, each with what takes it to the flux scale of the science image."""
+    return (pair.science_visit, 1.0), (pair.template_visit, 1.0 / pair.scale)
+
+
+def _proper_filters(pair: SimulatedPair) -> tuple[np.ndarray, np.ndarray]:
+    """Return the transforms of the filters of science and template."""
+    visits = _scaled_visits(pair)
+    variances = [scale**2 * (float(np.median(visit.sky)) + visit.read_noise**2) for visit, scale in visits]
+    shape = pair.science_visit.model.shape
+    science, template = (_transform_psf(visit.psf.middle_stamp(), shape) for visit, _ in visits)
     norm = np.sqrt(variances[0] * np.abs(template) ** 2 + variances[1] * np.abs(science) ** 2)
     # Where both PSFs have no power the norm vanishes, and with it the numerator.
     norm = np.maximum(norm, 1e-12 * norm.max()) / np.sqrt(variances[0] + variances[1])
-    spectrum = (fft.rfft2(noise[0]) * template - fft.rfft2(noise[1]) * science) / norm
-    psf = fft.fftshift(fft.irfft2(science * template / norm, s=shape))
-    row, column = shape[0] // 2, shape[1] // 2
-    return fft.irfft2(spectrum, s=shape), psf[row - 20 : row + 21, column - 20 : column + 21]
+    return template / norm, science / norm
 
 
 def _residual(visit: SimulatedVisit, static: np.ndarray) -> np.ndarray:
