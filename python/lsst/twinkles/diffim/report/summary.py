@@ -256,7 +256,7 @@ def format_comparison(comparison: TruthComparison) -> str:
             f"flux, measured / true - 1      {_percent(c.flux_bias)} (median, of those apart)",
             f"(measured - true) / error      median {c.pull_median:+.2f}, scatter {c.pull_scatter:.2f} "
             f"(of {c.n_alone} apart)",
-            f"  scatter in blends            {c.blend_pull_scatter:.2f} (what is not resolved counts with them)",
+            f"  scatter in blends            {c.blend_pull_scatter:.2f} (with what is not resolved)",
             f"position error                 {c.position_rms:.2f} pixels rms an axis",
         )
     )

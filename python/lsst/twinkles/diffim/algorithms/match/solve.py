@@ -331,9 +331,9 @@ def _clip(
 def _flux_errors(residual: np.ndarray, signal: np.ndarray, level: float) -> tuple[float, float]:
     """Return what the fluxes of most stars are off by, and the variance around it beyond the noise.
 
-    Both as fractions of the fluxes, by medians weighted with the inverse variances of what stars tell of them:
-    faint ones, whose noise is larger than such a fraction, would make it as large as their own noise, so that
-    no bright star would ever be variable.
+    Both as fractions of the fluxes, by medians weighted with the inverse variances of what stars tell of
+    them: faint ones, whose noise is larger than such a fraction, would make it as large as their own noise,
+    so that no bright star would ever be variable.
     """
     weight = signal**2 / (level + (_TYPICAL_FRACTION * signal) ** 2)
     offset = residual / signal
