@@ -98,6 +98,14 @@ def test_a_row_of_stars_is_no_trail():
     assert find(image) == []
 
 
+def test_a_line_is_looked_at_once(monkeypatch):
+    """Also where the trail that it leads to runs elsewhere."""
+    trail, _ = draw_trail(SHAPE, (60.0, 100.0, 400.0, 300.0), sigma=2.0, height=2.0)
+    elsewhere = Streak(20.0, 380.0, 220.0, 380.0, width=5.0, significance=20.0, mean=2.0)
+    monkeypatch.setattr(module, "_refine", lambda *args, **kwargs: elsewhere)
+    assert len(find(noise_with_residuals(np.random.default_rng(1)) + trail.astype(np.float32))) <= 3
+
+
 def test_bad_pixels_do_not_count():
     rng = np.random.default_rng(6)
     image, bad = rng.normal(size=SHAPE).astype(np.float32), np.zeros(SHAPE, bool)

@@ -184,6 +184,28 @@ def test_a_variable_star_is_left_out(factor):
     assert solution.n_iterations > 1
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_bright_star_that_varies_a_little_is_left_out(seed):
+    """Faint stars do not say how well fluxes of bright ones agree, nor do those whose sum it has pulled."""
+    flux = np.append(np.geomspace(1e3, 2e4, 29), 5e4)  # S/N 30 to 180, and 290
+    change = np.append(np.ones(29), 0.97)
+    options = {"noise": 3.0, "model_error": 0.005, "photon": 1.0, "seed": seed, "noise_seed": seed}
+    system = make_system(30, stars.true_terms(0), flux=flux, change=change, **options)
+    solution = solve_kernel(system, kernel_order=0, background_order=1, **SETTINGS)
+    assert not solution.used[-1] and solution.used[:-1].sum() >= 28
+    # Its pull would be 0.007.
+    assert solution.kernel_sum == pytest.approx(stars.KERNEL_SUM, rel=3e-3)
+
+
+def test_bright_stars_whose_fluxes_agree_to_a_percent_only_are_kept():
+    """As after a poor flat field: the mismatch is that of all of them."""
+    change = 1.0 + np.random.default_rng(4).normal(0.0, 0.01, 60)
+    flux = np.geomspace(1e3, 3e4, 60)
+    system = make_system(60, stars.true_terms(0), noise=3.0, flux=flux, change=change, model_error=0.005)
+    solution = solve_kernel(system, kernel_order=0, background_order=1, **SETTINGS)
+    assert solution.used.sum() >= 57
+
+
 def test_a_star_with_a_neighbour_in_one_image_only_is_left_out():
     terms = stars.true_terms(0)
     x, y = stars.positions(30)

@@ -295,6 +295,7 @@ def test_catalogue_is_compared_with_the_truth(catalogue, truth):
     assert result.completeness == 0.5
     assert result.flux_bias == pytest.approx(0.0)  # one 5 percent too bright, one too faint
     assert result.pull_median == pytest.approx(0.0) and result.pull_scatter == pytest.approx(1.4826)
+    assert result.n_alone == 2 and np.isnan(result.blend_pull_scatter)
     assert result.position_rms == pytest.approx(np.sqrt((0.2**2 + 0.5**2) / 4))
     words = format_comparison(result)
     assert "50.0 %" in words and "0.27 pixels" in words
@@ -322,6 +323,7 @@ def test_flux_of_blends_does_not_count(catalogue, truth):
     result = compare_with_truth(catalogue, truth)
     assert list(result.alone) == [False, True, True, True, True, True, False]
     assert result.n_found == 2 and result.flux_bias == pytest.approx(-0.05)
+    assert result.n_alone == 1 and result.blend_pull_scatter == 0.0
     near = compare_with_truth(catalogue, truth, isolation=3.0)
     assert near.alone.all() and near.flux_bias == pytest.approx(0.0)
 

@@ -41,6 +41,11 @@ class TruthComparison:
         Median, and 1.4826 times the median absolute deviation, of (measured -
         true) / error of the same, positive for what was measured too bright of
         either sign: 0 and 1 for a perfect catalogue.
+    n_alone : `int`
+        How many these are.
+    blend_pull_scatter : `float`
+        The same scatter of the found that another change is near, of which
+        what is too faint or too close to be found itself is measured with them.
     position_rms : `float`
         Root of the mean squared distance of the found, per axis, in pixels.
     found : `numpy.ndarray`, ``(N,)``, bool
@@ -62,6 +67,8 @@ class TruthComparison:
     flux_bias: float
     pull_median: float
     pull_scatter: float
+    n_alone: int
+    blend_pull_scatter: float
     position_rms: float
     found: np.ndarray
     match: np.ndarray
@@ -125,19 +132,24 @@ def compare_with_truth(
     is_false = _distance_to_nearest(position, places[real]) > 2 * radius
     alone = _distance_to_neighbour(places, real) > isolation
     measured = found & expected & alone
-    flux = _column(dia_sources, flux_column)[match[measured]]
-    error = _column(dia_sources, f"{flux_column}Err")[match[measured]]
+    flux, error = (_column(dia_sources, name) for name in (flux_column, f"{flux_column}Err"))
+
+    def pulls(rows: np.ndarray) -> np.ndarray:
+        # Too bright is positive for either sign of the change.
+        return np.sign(change[rows]) * (flux[match[rows]] - change[rows]) / error[match[rows]]
+
     offset = position[match[measured]] - places[measured]
-    # Too bright is positive for either sign of the change.
-    pull = np.sign(change[measured]) * (flux - change[measured]) / error
+    pull = pulls(measured)
     return TruthComparison(
         n_detections=len(position),
         n_expected=int(np.count_nonzero(expected)),
         n_found=int(np.count_nonzero(found & expected)),
         n_false=int(np.count_nonzero(is_false)),
-        flux_bias=_median(flux / change[measured] - 1),
+        flux_bias=_median(flux[match[measured]] / change[measured] - 1),
         pull_median=_median(pull),
-        pull_scatter=1.4826 * _median(np.abs(pull - _median(pull))),
+        pull_scatter=_scatter(pull),
+        n_alone=len(pull),
+        blend_pull_scatter=_scatter(pulls(found & expected & ~alone)),
         position_rms=float(np.sqrt(np.mean(offset**2))) if len(offset) else float("nan"),
         found=found,
         match=match,
@@ -242,7 +254,9 @@ def format_comparison(comparison: TruthComparison) -> str:
             f"  of these found               {c.n_found} ({_percent(c.completeness)})",
             f"false detections               {c.n_false}",
             f"flux, measured / true - 1      {_percent(c.flux_bias)} (median, of those apart)",
-            f"(measured - true) / error      median {c.pull_median:+.2f}, scatter {c.pull_scatter:.2f}",
+            f"(measured - true) / error      median {c.pull_median:+.2f}, scatter {c.pull_scatter:.2f} "
+            f"(of {c.n_alone} apart)",
+            f"  scatter in blends            {c.blend_pull_scatter:.2f} (with what is not resolved)",
             f"position error                 {c.position_rms:.2f} pixels rms an axis",
         )
     )
@@ -291,6 +305,11 @@ def _median(values: np.ndarray) -> float:
     """Return the median of what is finite; NaN for nothing."""
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if len(finite) else float("nan")
+
+
+def _scatter(values: np.ndarray) -> float:
+    """Return 1.4826 times the median absolute deviation; NaN for nothing."""
+    return 1.4826 * _median(np.abs(values - _median(values)))
 
 
 def _percent(fraction: float) -> str:

@@ -93,6 +93,7 @@ def simulate_pair(
     nx: int = 1024,
     ny: int = 1024,
     n_transients: int | None = None,
+    signal_to_noise: tuple[float, float] = (3.0, 50.0),
 ) -> SimulatedPair:
     """Simulate a pair of r exposures with transients of known signal-to-noise.
 
@@ -108,6 +109,9 @@ def simulate_pair(
         Planted transients, three quarters of them brighter in the science
         image, half of them on galaxies; by default about one in 120 x 120
         pixels. Fewer if they find no room.
+    signal_to_noise : 2-tuple of `float`, optional
+        Least and greatest signal-to-noise ratio that transients would have on
+        blank sky; they are log-uniform between them.
 
     Returns
     -------
@@ -135,9 +139,8 @@ def simulate_pair(
         )
         for item in conditions
     ]
-    planted = _plant(
-        scene, conditions, psfs, _transient_count(nx, ny) if n_transients is None else n_transients
-    )
+    count = _transient_count(nx, ny) if n_transients is None else n_transients
+    planted = _plant(scene, conditions, psfs, count, signal_to_noise)
     science, template = _expose(scene, conditions, psfs, planted, kind.jitter)
     return SimulatedPair(
         case=name,
@@ -185,13 +188,17 @@ def _expose(
 
 
 def _plant(
-    scene: TwinklesScene, conditions: list[VisitConditions], psfs: list[VaryingPsf], count: int
+    scene: TwinklesScene,
+    conditions: list[VisitConditions],
+    psfs: list[VaryingPsf],
+    count: int,
+    signal_to_noise: tuple[float, float],
 ) -> Table:
     """Choose positions and fluxes of transients.
 
     Fluxes are in electrons of the science image, for a nominal signal-to-noise
-    on the sky of log-uniform 3 to 50; the truth has the one that the local
-    noise allows.
+    on the sky that is log-uniform; the truth has the one that the local noise
+    allows.
     """
     config = scene.config
     rng = np.random.default_rng([config.seed, 13])
@@ -202,7 +209,7 @@ def _plant(
             psfs[0].middle_stamp(), psfs[1].middle_stamp(), sky[0], sky[1] / _TEMPLATE_TRANSPARENCY**2
         )
     )
-    snr = 10 ** rng.uniform(np.log10(3), np.log10(50), len(positions))
+    snr = 10 ** rng.uniform(*np.log10(signal_to_noise), len(positions))
     sign = np.where(rng.uniform(size=len(positions)) < 0.75, 1, -1)
     planted = Table()
     planted["x"], planted["y"] = positions.T

@@ -12,13 +12,14 @@ from lsst.pex.config import Config, ListField, RangeField
 from lsst.pipe.base import Struct, Task
 
 from ..adapters.masks import bad_pixels
+from ..algorithms.blank_scatter import measure_blank_scatter
 from .errors import ImageDifferenceError
 
 if TYPE_CHECKING:
     from lsst.images import MaskedImage
 
-# Standard deviation of a normal distribution over its interquartile range.
-_SIGMA_PER_IQR = 0.741301109252801
+# Side of the squares in which sources are looked for, and rows of a band: a few of them.
+_SQUARE, _BAND = 4, 16
 
 
 class ScaleVarianceConfig(Config):
@@ -35,9 +36,15 @@ class ScaleVarianceConfig(Config):
         inclusiveMin=False,
     )
     maxSamples = RangeField[int](
-        doc="Pixels to look at, at most; a regular subset of the image is taken.",
+        doc="Pixels to look at, at most; bands of rows all over the image are taken.",
         default=2_000_000,
         min=1000,
+    )
+    sourceThreshold = RangeField[float](
+        doc="Squares of pixels whose mean is off by so many times their scatter show sources, and are left "
+        "out with those around them.",
+        default=3.5,
+        min=1.0,
     )
 
 
@@ -54,13 +61,13 @@ class ScaleVarianceTask(Task):
         Parameters
         ----------
         maskedImage : `lsst.images.MaskedImage`
-            Image without sky sources that matter; not modified.
+            Image; not modified.
 
         Returns
         -------
         result : `lsst.pipe.base.Struct`
             ``scaled`` (as ``maskedImage``) and ``factor`` (`float`), the square of the
-            scatter of ``image / sqrt(variance)`` (from its interquartile range).
+            scatter of ``image / sqrt(variance)`` on blank sky (from its interquartile range).
 
         Raises
         ------
@@ -83,15 +90,25 @@ class ScaleVarianceTask(Task):
         return Struct(scaled=scaled, factor=factor)
 
     def _measure(self, maskedImage: MaskedImage) -> float:
-        stride = max(1, int(np.ceil(maskedImage.bbox.area / self.config.maxSamples)))
-        variance = maskedImage.variance.array.ravel()[::stride]
-        pixels = maskedImage.image.array.ravel()[::stride]
-        bad = bad_pixels(maskedImage.mask, self.config.maskPlanes).ravel()[::stride]
+        ny, nx = maskedImage.bbox.shape
+        rows = _choose_rows(ny, max(_BAND, self.config.maxSamples // nx))
+        variance, pixels = maskedImage.variance.array[rows], maskedImage.image.array[rows]
+        bad = bad_pixels(maskedImage.mask, self.config.maskPlanes)[rows]
         use = ~bad & (variance > 0) & np.isfinite(pixels) & np.isfinite(variance)
         if np.count_nonzero(use) < 100:
             raise ImageDifferenceError(
                 f"Only {np.count_nonzero(use)} unmasked pixels, 100 are needed to scale the variance.",
                 nPixels=int(np.count_nonzero(use)),
             )
-        lower, upper = np.percentile(pixels[use] / np.sqrt(variance[use]), (25.0, 75.0))
-        return float((_SIGMA_PER_IQR * (upper - lower)) ** 2)
+        noise = np.full(pixels.shape, np.nan, dtype=np.float32)
+        noise[use] = pixels[use] / np.sqrt(variance[use])
+        return measure_blank_scatter(noise, side=_SQUARE, clip=self.config.sourceThreshold) ** 2
+
+
+def _choose_rows(ny: int, most: int) -> np.ndarray:
+    """Return rows in bands that are spread evenly, about ``most`` of them."""
+    n_bands = max(1, most // _BAND)
+    if n_bands * _BAND >= ny:
+        return np.arange(ny)
+    starts = np.linspace(0, ny - _BAND, n_bands).astype(int)
+    return np.unique(starts[:, None] + np.arange(_BAND))

@@ -106,12 +106,12 @@ def find_streaks(
             break
         ends = (np.asarray(line) + 0.5) * bin_factor - 0.5
         streak = _refine(image, variance, bad, ends, max_width=max_width)
+        # What was found has to go, too, lest it be found again: the trail may run elsewhere.
+        _erase(binned, ends, 2.0 * bin_factor, bin_factor)
         if streak is not None and abs(streak.significance) >= threshold and streak.length >= min_length:
             found.append(streak)
-            ends, width = np.array([streak.x0, streak.y0, streak.x1, streak.y1]), streak.width
-        else:
-            width = 2.0 * bin_factor
-        _erase(binned, ends, width, bin_factor)
+            ends = np.array([streak.x0, streak.y0, streak.x1, streak.y1])
+            _erase(binned, ends, streak.width, bin_factor)
     return found
 
 

@@ -16,6 +16,11 @@ from .normal import StampSystem
 
 _FALLBACK_CONDITION = 1e6
 
+# Median of chi square with one degree of freedom.
+_MEDIAN_CHI2_1 = 0.4549
+# Stars whose noise is less than this fraction of their flux tell the mismatch that is proportional to it.
+_TYPICAL_FRACTION = 0.005
+
 
 class KernelSolveError(RuntimeError):
     """The stamps do not determine a kernel.
@@ -315,10 +320,32 @@ def _clip(
     width = np.sqrt(2.0 / n) * level + fraction2 * signal**2 / n
     scatter = max(1.0, _robust_std(((reduced - expected) / width)[used]))
     good = reduced - expected < clip_chi2 * scatter * width
-    flux_fraction2 = np.median((np.clip(residual**2 - 0.45 * level, 0.0, None) / signal**2)[used])
-    flux_width = np.sqrt(level + flux_fraction2 / 0.45 * signal**2)
+    scale, fraction2 = _flux_errors(residual[used], signal[used], level)
+    # A bright variable star pulls the sum of the kernel; the others then have residuals of the other sign.
+    residual = residual - scale * signal
+    flux_width = np.sqrt(level + fraction2 * signal**2)
     scatter = max(1.0, _robust_std((residual / flux_width)[used]))
     return good & (np.abs(residual) < clip_flux * scatter * flux_width)
+
+
+def _flux_errors(residual: np.ndarray, signal: np.ndarray, level: float) -> tuple[float, float]:
+    """Return what the fluxes of most stars are off by, and the variance around it beyond the noise.
+
+    Both as fractions of the fluxes, by medians weighted with the inverse variances of what stars tell of
+    them: faint ones, whose noise is larger than such a fraction, would make it as large as their own noise,
+    so that no bright star would ever be variable.
+    """
+    weight = signal**2 / (level + (_TYPICAL_FRACTION * signal) ** 2)
+    offset = residual / signal
+    scale = _weighted_median(offset, weight)
+    excess = (offset - scale) ** 2 / _MEDIAN_CHI2_1 - level / signal**2
+    return scale, max(0.0, _weighted_median(excess, weight**2))
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order[np.searchsorted(total, 0.5 * total[-1])]])
 
 
 def _robust_std(values: np.ndarray) -> float:

@@ -1,0 +1,55 @@
+"""Scatter of the pixels of blank sky."""
+
+from __future__ import annotations
+
+__all__ = ("measure_blank_scatter",)
+
+import numpy as np
+from scipy import ndimage
+
+# Standard deviation of a normal distribution over its interquartile range, and over its median deviation.
+_SIGMA_PER_IQR = 0.741301109252801
+_SIGMA_PER_MAD = 1.482602218505602
+
+
+def measure_blank_scatter(noise: np.ndarray, *, side: int, clip: float) -> float:
+    """Return the standard deviation of pixels where nothing stands out, from their interquartile range.
+
+    Parameters
+    ----------
+    noise : `numpy.ndarray`, ``(Ny, Nx)``
+        Pixels, over their errors for example; those that are NaN are not used.
+    side : `int`
+        Pixels on a side of the squares whose means are looked at: about the width of a source.
+    clip : `float`
+        Squares that differ from the median by so many times their scatter are left out, and those around
+        them.
+
+    Returns
+    -------
+    scatter : `float`
+        Standard deviation; NaN if there are no pixels.
+
+    Notes
+    -----
+    An interquartile range does not mind how far off pixels are, but how many: where sources cover 9 percent
+    of the pixels it is 5 percent too wide.
+    """
+    rows, columns = (-(-n // side) for n in noise.shape)
+    padded = np.full((rows * side, columns * side), np.nan, dtype=np.float32)
+    padded[: noise.shape[0], : noise.shape[1]] = noise
+    squares = padded.reshape(rows, side, columns, side)
+    number = np.isfinite(squares).sum(axis=(1, 3))
+    total = np.nansum(squares, axis=(1, 3)) / np.sqrt(np.maximum(number, 1))
+    there = total[number > 0]
+    if len(there) == 0:
+        return float("nan")
+    deviation = np.abs(total - np.median(there))
+    loud = (number > 0) & (deviation > clip * _SIGMA_PER_MAD * np.median(deviation[number > 0]))
+    loud = ndimage.binary_dilation(loud, np.ones((3, 3), bool))
+    quiet = squares.transpose(0, 2, 1, 3)[~loud]
+    kept = quiet[np.isfinite(quiet)]
+    if len(kept) < 0.1 * number.sum():  # sources everywhere: there is no blank sky
+        kept = padded[np.isfinite(padded)]
+    lower, upper = np.percentile(kept, (25.0, 75.0))
+    return float(_SIGMA_PER_IQR * (upper - lower))
