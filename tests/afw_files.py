@@ -79,3 +79,30 @@ def put_pickle(archive, content=b"pickle"):
     """Put a PSF as Piff's is stored."""
     columns = [Column("bytes", "1QB", is_array=True)]
     return archive.put("PiffPsf", "lsst.meas.extensions.piff.piffPsf", columns, (content,))
+
+
+def put_psfex(archive, components, *, step, degree=1, group=(0, 0)):
+    """Put a PSF of PSFEx, of which ``components`` has the shape ``(C, H, W)``."""
+    n, height, width = components.shape
+    columns = [
+        Column(name, "1J")
+        for name in ("ndim", "ngroup", "ncoeff", "_size_size", "_comp_size", "_context_size")
+    ]
+    columns += [
+        *(Column(f"averagePosition_{axis}", "1D", "pixel") for axis in "xy"),
+        Column("_pixstep", "1E", "pixel"),
+    ]
+    scalars = (columns, (2, 1, n, 3, components.size, 2, 45.0, 35.0, step))
+    columns = [
+        Column("group", "2J", is_array=True),
+        Column("degree", "1J", is_array=True),
+        Column("basis", f"{n}D", is_array=True),
+        Column("coeff", f"{n}D", is_array=True),
+        Column("_size", "3J", is_array=True),
+        Column("_comp", f"{components.size}E", is_array=True),
+        Column("_context_first", "2D", is_array=True),
+        Column("_context_second", "2D", is_array=True),
+    ]
+    zeros, scale = np.zeros(n), ((45.0, 35.0), (90.0, 70.0))
+    row = (group, [degree], zeros, zeros, (width, height, n), components.ravel(), *scale)
+    return archive.put_tables("PsfexPsf", "lsst.meas.extensions.psfex", scalars, (columns, row))

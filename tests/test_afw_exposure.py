@@ -13,7 +13,7 @@ import warnings
 import astropy.units as u
 import numpy as np
 import pytest
-from afw_files import STACK_FILES, make_file, put_pickle
+from afw_files import STACK_FILES, make_file, put_pickle, put_psfex
 from astropy.io import fits
 from astropy.wcs import WCS
 from hypothesis import HealthCheck, given, settings
@@ -245,29 +245,6 @@ def test_analytic_kernel_varies_with_its_functions(tmp_path):
     along, across = w * np.cos(0.3) + v * np.sin(0.3), v * np.cos(0.3) - w * np.sin(0.3)
     expected = np.exp(-0.5 * ((along / 2.6) ** 2 + (across / 1.5) ** 2))
     np.testing.assert_allclose(image, expected / expected.sum(), atol=1e-15)
-
-
-def put_psfex(archive, components, *, step, degree=1, group=(0, 0)):
-    n, height, width = components.shape
-    columns = [
-        Column(name, "1J")
-        for name in ("ndim", "ngroup", "ncoeff", "_size_size", "_comp_size", "_context_size")
-    ]
-    columns += [*POSITION, Column("_pixstep", "1E", "pixel")]
-    scalars = (columns, (2, 1, n, 3, components.size, 2, 45.0, 35.0, step))
-    columns = [
-        Column("group", "2J", is_array=True),
-        Column("degree", "1J", is_array=True),
-        Column("basis", f"{n}D", is_array=True),
-        Column("coeff", f"{n}D", is_array=True),
-        Column("_size", "3J", is_array=True),
-        Column("_comp", f"{components.size}E", is_array=True),
-        Column("_context_first", "2D", is_array=True),
-        Column("_context_second", "2D", is_array=True),
-    ]
-    zeros, scale = np.zeros(n), ((45.0, 35.0), (90.0, 70.0))
-    row = (group, [degree], zeros, zeros, (width, height, n), components.ravel(), *scale)
-    return archive.put_tables("PsfexPsf", "lsst.meas.extensions.psfex", scalars, (columns, row))
 
 
 def test_psfex_gives_the_gaussian_it_was_made_of(tmp_path):

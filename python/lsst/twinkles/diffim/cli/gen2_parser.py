@@ -254,6 +254,14 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
         action=_ConfigFileAction,
         help="Python files that override the variable config",
     )
+    group.add_argument(
+        "--layout",
+        dest="overrides",
+        choices=("images", "afw"),
+        action=_LayoutAction,
+        help="layout of image files: that of lsst.images, or of lsst.afw, which the LSST stack's "
+        "ExposureF.readFits opens; short for -c datasets.layout=...",
+    )
     group.add_argument("--trust-config", action="store_true", help=TRUST_HELP)
     group.add_argument(
         "--show",
@@ -340,6 +348,12 @@ class _ConfigFileAction(argparse.Action):
                 parser.error(f"cannot find configuration file {path!r}")
         files = [ConfigOverride("file", str(Path(path).expanduser())) for path in values]
         setattr(namespace, self.dest, (getattr(namespace, self.dest) or []) + files)
+
+
+class _LayoutAction(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        override = ConfigOverride("value", "datasets.layout", values)
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), override])
 
 
 class _LogLevelAction(argparse.Action):

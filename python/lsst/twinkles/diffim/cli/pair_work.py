@@ -164,7 +164,13 @@ class PairWork:
         if failure is not None:
             metadata[f"{_RUN_KEY}.failure"] = failure
         products["metadata"] = metadata
-        put_outputs(self._output, pair.data_id, products, inputs=[pair.science, pair.template])
+        put_outputs(
+            self._output,
+            pair.data_id,
+            products,
+            inputs=[pair.science, pair.template],
+            layout=self._setup.config.datasets.layout,
+        )
 
     def _read_pair(self, pair: ExposurePair) -> tuple[VisitImage, VisitImage]:
         """Return science and template exposure, read at the same time if there are threads for it."""

@@ -25,7 +25,7 @@ from .repository import (
     open_butler,
     repository_root,
 )
-from .staging import DEFAULT_COMPRESSION, StagedDatasets, remove_stale_stages
+from .staging import DEFAULT_COMPRESSION, LAYOUTS, StagedDatasets, remove_stale_stages
 
 _PARENT_NAME = "_parent"
 _CONFIG_NAME = "butler.yaml"
@@ -197,6 +197,7 @@ def put_outputs(
     *,
     inputs: Iterable[DatasetRef] = (),
     compression: str = DEFAULT_COMPRESSION,
+    layout: str = LAYOUTS[0],
     backup: bool = False,
 ) -> dict[str, DatasetRef]:
     """Store the results of one data id: all of them or none.
@@ -214,6 +215,8 @@ def put_outputs(
         Exposures they were made from, written to file headers.
     compression : `str`, optional
         How pixels are stored, see `.staging.COMPRESSIONS`.
+    layout : `str`, optional
+        How files of images are laid out, see `.staging.LAYOUTS`.
     backup : `bool`, optional
         Keep a copy ``file~N`` of what is overwritten.
 
@@ -243,7 +246,7 @@ def put_outputs(
     provenance = make_provenance(inputs)
     refs: dict[str, DatasetRef] = {}
     datasets = []
-    with StagedDatasets(repository.butler, repository.root, compression=compression) as stage:
+    with StagedDatasets(repository.butler, repository.root, compression=compression, layout=layout) as stage:
         for name, product in products.items():
             if product is None:
                 continue

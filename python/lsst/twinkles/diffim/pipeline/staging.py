@@ -13,6 +13,7 @@ from __future__ import annotations
 __all__ = (
     "COMPRESSIONS",
     "DEFAULT_COMPRESSION",
+    "LAYOUTS",
     "OutputWriteError",
     "StagedDatasets",
     "remove_stale_stages",
@@ -78,6 +79,10 @@ DEFAULT_COMPRESSION = "fast"
 # Tiles of many rows are read several times faster than the usual single rows.
 _MASK_TILE_ROWS = 64
 
+LAYOUTS = ("images", "afw")
+"""Layouts of image files: that of `lsst.images`, or that of the LSST stack's exposures."""
+
+_AFW_FORMATTER = "lsst.twinkles.diffim.pipeline.afw_formatter.AfwExposureFormatter"
 _FORMATTERS = {
     "ArrowAstropy": "lsst.daf.butler.formatters.parquet.ParquetFormatter",
     "ButlerLogRecords": "lsst.daf.butler.formatters.logs.ButlerLogRecordsFormatter",
@@ -117,6 +122,8 @@ class StagedDatasets:
         Its directory (that of its file datastore).
     compression : `str`, optional
         Name in `COMPRESSIONS`, for images.
+    layout : `str`, optional
+        One of `LAYOUTS`, for images; compression is for the first one.
 
     Notes
     -----
@@ -124,12 +131,22 @@ class StagedDatasets:
     times). Whatever has not been committed is removed on exit.
     """
 
-    def __init__(self, butler: Butler, root: Path, *, compression: str = DEFAULT_COMPRESSION) -> None:
+    def __init__(
+        self,
+        butler: Butler,
+        root: Path,
+        *,
+        compression: str = DEFAULT_COMPRESSION,
+        layout: str = LAYOUTS[0],
+    ) -> None:
         if compression not in COMPRESSIONS:
             raise ValueError(f"compression must be one of {sorted(COMPRESSIONS)}, got {compression!r}.")
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}.")
         self._butler = butler
         self._root = Path(root)
         self._compression = COMPRESSIONS[compression]
+        self._layout = layout
         self._directory = self._root / STAGING_DIRECTORY / uuid.uuid4().hex
         self._pending: list[_StagedDataset] = []
         self._lock: IO[bytes] | None = None
@@ -210,7 +227,12 @@ class StagedDatasets:
     ) -> _StagedDataset:
         with _explain_os_errors(self._root, ref):
             staged, formatter = write_dataset(
-                obj, ref, self._directory / ref.id.hex, provenance=provenance, compression=self._compression
+                obj,
+                ref,
+                self._directory / ref.id.hex,
+                provenance=provenance,
+                compression=self._compression,
+                layout=self._layout,
             )
         final = self._root / f"{path}{staged.suffix}"
         return _StagedDataset(ref=ref, staged=staged, final=final, formatter=formatter)
@@ -297,6 +319,7 @@ def write_dataset(
     *,
     provenance: DatasetProvenance | None = None,
     compression: dict[str, FitsCompressionOptions | None] | None = None,
+    layout: str = LAYOUTS[0],
 ) -> tuple[Path, type[FormatterV2]]:
     """Write one dataset in the form in which the Butler reads it.
 
@@ -312,6 +335,8 @@ def write_dataset(
         Inputs, written to the FITS header or parquet metadata.
     compression : `dict`, optional
         Value of `COMPRESSIONS`, for images.
+    layout : `str`, optional
+        One of `LAYOUTS`, for images.
 
     Returns
     -------
@@ -323,10 +348,11 @@ def write_dataset(
     expected = ref.datasetType.storageClass.pytype
     if not isinstance(obj, expected):
         obj = ref.datasetType.storageClass.coerce_type(obj)
-    if isinstance(obj, GeneralizedImage):
+    is_image = isinstance(obj, GeneralizedImage)
+    if is_image and layout != "afw":
         return _write_image(obj, ref, path, provenance or DatasetProvenance(), compression or {})
     storage_class = ref.datasetType.storageClass
-    formatter_class = doImportType(_FORMATTERS[storage_class.name])
+    formatter_class = doImportType(_AFW_FORMATTER if is_image else _FORMATTERS[storage_class.name])
     formatter = formatter_class(
         FileDescriptor(Location(None, ResourcePath(str(path))), storage_class),
         ref=ref,

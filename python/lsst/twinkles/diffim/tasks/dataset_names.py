@@ -6,13 +6,13 @@ __all__ = ("DatasetNamesConfig", "set_rubin_names")
 
 from typing import Any
 
-from lsst.pex.config import Config, Field
+from lsst.pex.config import ChoiceField, Config, Field
 
 _OUTPUTS = ("differenceExp", "matchedExp", "warpedExp", "scoreExp", "diaSrc", "kernelSrc")
 
 
 class DatasetNamesConfig(Config):
-    """Names of datasets; an empty one of an output is ``<coaddName>Diff_<field>``, as in Gen2."""
+    """Names of datasets, and the layout of files; an output without one is ``<coaddName>Diff_<field>``."""
 
     exposure = Field[str](doc="Science exposures, and templates if template is empty.", default="calexp")
     template = Field[str](
@@ -26,6 +26,14 @@ class DatasetNamesConfig(Config):
     scoreExp = Field[str](doc="Likelihood images.", default="")
     diaSrc = Field[str](doc="DIA sources.", default="")
     kernelSrc = Field[str](doc="Stars of the kernel.", default="")
+    layout = ChoiceField[str](
+        doc="Layout of the image files that the command writes; in pipelines the datastore decides.",
+        default="images",
+        allowed={
+            "images": "that of lsst.images, with all that is known",
+            "afw": "that of lsst.afw: the stack's ExposureF.readFits opens them; without matching kernel",
+        },
+    )
 
     def outputs(self) -> dict[str, str]:
         """Return the outputs that have a name of their own (`dict` [`str`, `str`])."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ("write_afw_exposure",)
 
 import logging
-import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from astropy.io import fits
 
 from ..psfs import sample_psf
+from .headers import make_primary_header
 from .output_archive import Column, OutputArchive
 from .sky import stack_ast_text
 
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-# Versions of the layouts of an exposure and of a calibration.
-_EXPOSURE_VERSION = 2
+# Version of the layout of a calibration.
 _CALIBRATION_VERSION = 1
 _MATH = "lsst.afw.math"
 # The stack's own mask planes, at the bits where it has them; others follow.
@@ -51,7 +51,9 @@ _CHEBYSHEV_COLUMNS = (
 )
 
 
-def write_afw_exposure(exposure: VisitImage, path: str | Path) -> None:
+def write_afw_exposure(
+    exposure: VisitImage, path: str | Path, *, cards: Mapping[str, Any] | None = None
+) -> None:
     """Write an exposure or a difference image such that ``lsst.afw.image.ExposureF.readFits`` opens it.
 
     Image, mask (planes under the stack's names), variance, celestial coordinates, photometric calibration,
@@ -65,6 +67,8 @@ def write_afw_exposure(exposure: VisitImage, path: str | Path) -> None:
         The exposure.
     path : `str` or `pathlib.Path`
         File; must not exist.
+    cards : `~collections.abc.Mapping`, optional
+        More of the metadata: numbers and words for the primary header.
 
     Raises
     ------
@@ -87,7 +91,7 @@ def write_afw_exposure(exposure: VisitImage, path: str | Path) -> None:
     if (number := _put_calibration(archive, exposure)) is not None:
         numbers["PHOTOCALIB"] = number
     numbers["PSF"] = _put_psf(archive, exposure)
-    primary = fits.PrimaryHDU(header=_primary_header(exposure, numbers))
+    primary = fits.PrimaryHDU(header=make_primary_header(exposure, numbers, cards or {}))
     fits.HDUList([primary, *_planes(exposure), *archive.hdus()]).writeto(path, output_verify="silentfix")
 
 
@@ -270,82 +274,3 @@ def _put_varying_kernel(archive: OutputArchive, grid: PsfGrid, box: Box) -> int:
     parts = (_array("spatialfunctions", n, "J"), _array("components", n, "J"))
     row = (side, side, half, half, np.array(functions), np.array(images))
     return archive.put("LinearCombinationKernel", _MATH, (*_KERNEL_COLUMNS, *parts), row)
-
-
-# Headers ---------------------------------------------------------------------
-
-
-def _primary_header(exposure: VisitImage, numbers: dict[str, int]) -> fits.Header:
-    """Return the header with the numbers of the components, the visit and the metadata."""
-    header = fits.Header()
-    header["HIERARCH EXPINFO_V"] = _EXPOSURE_VERSION
-    header["AR_HDU"] = (5, "HDU (1-indexed) containing the archive")
-    for name, number in numbers.items():
-        key = f"{name}_ID"
-        header[key if len(key) <= 8 else f"HIERARCH {key}"] = number
-        header[f"HIERARCH ARCHIVE_ID_{name}"] = number
-    for key, value in _visit_cards(exposure).items():
-        if value is not None and not (isinstance(value, float) and not math.isfinite(value)):
-            header[key if len(key) <= 8 else f"HIERARCH {key}"] = value
-    _add_metadata(header, exposure)
-    return header
-
-
-def _visit_cards(exposure: VisitImage) -> dict[str, Any]:
-    """Return what the stack's VisitInfo reads."""
-    info = exposure.obs_info
-    cards: dict[str, Any] = {
-        "EXPTIME": _number(info.exposure_time, u.s),
-        "DARKTIME": _number(info.dark_time, u.s),
-        "ROTTYPE": {"sky": "SKY", "horizon": "HORIZON", "mount": "MOUNT"}.get(
-            str(info.boresight_rotation_coord), "UNKNOWN"
-        ),
-        "BORE-AIRMASS": info.boresight_airmass,
-        "BORE-ROTANG": _number(info.boresight_rotation_angle, u.deg),
-        "AIRTEMP": _celsius(info.temperature),
-        "AIRPRESS": _number(info.pressure, u.Pa),
-        "HUMIDITY": info.relative_humidity,
-        "INSTRUMENT": info.instrument,
-        "IDNUM": info.visit_id,
-        "OBSTYPE": info.observation_type,
-        "PROGRAM": info.science_program,
-        "REASON": info.observation_reason,
-        "OBJECT": info.object,
-        "HAS-SIMULATED-CONTENT": bool(info.has_simulated_content),
-        "EXPID": info.detector_exposure_id,
-    }
-    if info.datetime_begin is not None:
-        middle = info.datetime_begin
-        if info.datetime_end is not None:
-            middle = middle + (info.datetime_end - middle) / 2
-        middle = middle.tai
-        middle.precision = 9
-        cards |= {"DATE-AVG": middle.isot, "TIMESYS": "TAI"}
-    if info.tracking_radec is not None:
-        sky = info.tracking_radec.icrs
-        cards |= {"BORE-RA": sky.ra.deg, "BORE-DEC": sky.dec.deg}
-    if info.location is not None:
-        place = info.location.to_geodetic()
-        cards |= {"OBS-LONG": place.lon.deg, "OBS-LAT": place.lat.deg}
-        cards["OBS-ELEV"] = _number(place.height, u.m)
-    return cards
-
-
-def _celsius(value: Any) -> float | None:
-    return None if value is None else float(value.to_value(u.deg_C, u.temperature()))
-
-
-def _number(value: Any, unit: u.UnitBase) -> float | None:
-    return None if value is None else float(value.to_value(unit))
-
-
-def _add_metadata(header: fits.Header, exposure: VisitImage) -> None:
-    """Add numbers and short words as cards, sentences as comments."""
-    for key, value in exposure.metadata.items():
-        if value is None or (isinstance(value, float) and not math.isfinite(value)):
-            continue
-        text = str(value).encode("ascii", "replace").decode()
-        if isinstance(value, bool | int | float) or len(key) + len(text) < 60:
-            header[f"HIERARCH {key}"] = value if isinstance(value, bool | int | float) else text
-        else:
-            header.add_comment(f"{key}: {text}")
