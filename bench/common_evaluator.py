@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ("EVALUATOR", "find_evaluator", "make_shared_pair", "score_oracle", "score_result")
+__all__ = ("EVALUATOR", "find_evaluator", "make_shared_pair", "read_pulls", "score_oracle", "score_result")
 
+import csv
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -36,12 +38,13 @@ def find_evaluator() -> Path | None:
     return EVALUATOR if all((EVALUATOR / f"{n}.py").is_file() for n in ("sim", "eval", "ideal")) else None
 
 
-def make_shared_pair(case: str, seed: int, size: int, cache: Path) -> Path:
-    """Simulate a pair with the evaluator's simulator, once."""
-    pair = cache / f"{case}_{size}_{seed}"
+def make_shared_pair(case: str, seed: int, shape: tuple[int, int], cache: Path) -> Path:
+    """Simulate a pair of ``(ny, nx)`` pixels with the evaluator's simulator, once."""
+    ny, nx = shape
+    pair = cache / f"{case}_{nx if nx == ny else f'{nx}x{ny}'}_{seed}"
     if not (pair / "meta.json").exists():
         pair.parent.mkdir(parents=True, exist_ok=True)
-        options = {"nx": size, "ny": size, "case": case, "seed": seed, "out": pair}
+        options = {"nx": nx, "ny": ny, "case": case, "seed": seed, "out": pair}
         _run("sim", *(word for name, value in options.items() for word in (f"--{name}", str(value))))
     return pair
 
@@ -82,6 +85,18 @@ def score_result(pair: Path, out: Path, arrays: dict[str, Any], psf: Any) -> dic
         mode = "grid"
     (out / "run.json").write_text(json.dumps({"psf_mode": mode}))
     return _score(pair, out)
+
+
+def read_pulls(out: Path) -> list[float]:
+    """Return (measured - true) / ideal error of the transients of S/N > 5 of a difference that was scored."""
+    with (out / "trans.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    pulls = [
+        (float(row["f"]) - float(row["dflux"])) / float(row["sigma"])
+        for row in rows
+        if row["f"] and float(row["snr"]) > 5
+    ]
+    return [pull for pull in pulls if math.isfinite(pull)]
 
 
 def _score(pair: Path, out: Path) -> dict[str, float]:

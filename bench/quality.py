@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common_evaluator import find_evaluator, make_shared_pair, score_oracle, score_result
+from common_evaluator import find_evaluator, make_shared_pair, read_pulls, score_oracle, score_result
 from peers import COLUMNS as PEER_COLUMNS
 from peers import PEERS
 from stages import Clock
@@ -89,6 +89,7 @@ class Row:
     seed: int
     code: str
     scores: dict[str, float]
+    pulls: list[float] = dataclasses.field(default_factory=list)
 
 
 def main() -> int:
@@ -97,7 +98,7 @@ def main() -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     # Piff and galsim warn of what does not concern a reader of figures.
     warnings.filterwarnings("ignore")
-    rows = list(score_own_pairs(args))
+    rows = list(score_own_pairs(args)) if args.own else []
     if args.evaluator and find_evaluator() is not None:
         rows += score_shared_pairs(args)
     text = format_rows(rows, args.size)
@@ -113,7 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=1024, help="pixels on a side (1024)")
+    parser.add_argument("--size", default="1024", help="pixels, as 1024 or as 4000x4072 (1024)")
     parser.add_argument("--seeds", default="1..3", help="as 1..3 or 1,5,7 (1..3)")
     parser.add_argument("--cases", default=",".join(CASES), help=f"some of {','.join(CASES)} (all)")
     parser.add_argument("--mode", help="convolveTemplate, convolveScience or auto (the task's default)")
@@ -125,11 +126,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cache", type=Path, default=Path(".cache/quality"), help="directory of shared pairs"
     )
-    parser.add_argument("--no-evaluator", dest="evaluator", action="store_false", help="only our own pairs")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--no-evaluator", dest="evaluator", action="store_false", help="only our own pairs")
+    which.add_argument("--no-own", dest="own", action="store_false", help="only those of the evaluator")
     args = parser.parse_args()
     args.cases = args.cases.split(",")
     if unknown := set(args.cases) - set(CASES):
         parser.error(f"--cases has {', '.join(sorted(unknown))}; known are {', '.join(CASES)}")
+    nx, _, ny = args.size.partition("x")
+    if not nx.isdigit() or not (ny or nx).isdigit():
+        parser.error(f"--size must be like 1024 or 4000x4072; got {args.size}")
+    args.shape = (int(ny or nx), int(nx))
     try:
         first, _, last = args.seeds.partition("..")
         args.seeds = (
@@ -220,7 +227,7 @@ def score_own_pairs(args: argparse.Namespace) -> Any:
     for case in args.cases:
         for seed in args.seeds:
             say(f"own pair {case} {args.size} seed {seed}")
-            pair = simulate_pair(case, seed=seed, nx=args.size, ny=args.size)
+            pair = simulate_pair(case, seed=seed, nx=args.shape[1], ny=args.shape[0])
             best, stamp = proper_difference(pair)
             masked = np.logical_or.reduce(
                 [e.mask.get(plane) for e in (pair.science, pair.template) for plane in ("SATURATED", "BAD")]
@@ -246,15 +253,15 @@ def score_shared_pairs(args: argparse.Namespace) -> Any:
     for case in args.cases:
         for seed in args.seeds:
             say(f"common evaluator: {case} {args.size} seed {seed}")
-            pair = make_shared_pair(case, seed, args.size, args.cache)
-            yield Row("evaluator", case, seed, ORACLE, score_oracle(pair))
+            pair = make_shared_pair(case, seed, args.shape, args.cache)
+            yield Row("evaluator", case, seed, ORACLE, score_oracle(pair), read_pulls(pair / "oracle"))
             science, template = (
                 read_exposure(pair / f"{name}.fits", visit=visit, band="r", mask_planes={0: "BAD", 1: "SAT"})
                 for visit, name in ((2, "sci"), (1, "tmpl"))
             )
             done = subtract(args, science, template)
             score = score_result(pair, pair / "ours", done.arrays, done.psf)
-            yield Row("evaluator", case, seed, OURS, score | done.times)
+            yield Row("evaluator", case, seed, OURS, score | done.times, read_pulls(pair / "ours"))
 
 
 def say(text: str) -> None:
@@ -262,7 +269,7 @@ def say(text: str) -> None:
     print(f"\r\033[K{text} ...", end="", file=sys.stderr, flush=True)
 
 
-def format_rows(rows: list[Row], size: int) -> str:
+def format_rows(rows: list[Row], size: str) -> str:
     """Write tables: medians and worst over the seeds, ours below the best possible, then the peers."""
     lines = []
     for judge, title in (
@@ -274,7 +281,7 @@ def format_rows(rows: list[Row], size: int) -> str:
             continue
         seeds = sorted({row.seed for row in mine})
         lines += [
-            f"{title}: {size} x {size}, median and worst of seeds {', '.join(map(str, seeds))}",
+            f"{title}: {size} pixels, median and worst of seeds {', '.join(map(str, seeds))}",
             f"{'':26s}" + "".join(f"{heading:>9s}" for _, heading, _ in _TABLE),
         ]
         for case in dict.fromkeys(row.case for row in mine):
@@ -283,13 +290,31 @@ def format_rows(rows: list[Row], size: int) -> str:
                 lines.append(_line(case, code, typical(chosen)))
                 if len(chosen) > 1:
                     lines.append(_line("", f"{code}, worst", worst(chosen)))
-            if judge == "evaluator" and size == 1024:
+            if judge == "evaluator" and size == "1024":
                 lines += [
                     _line(case, code, dict(zip(PEER_COLUMNS, values, strict=True)))
                     for code, values in PEERS.get(case, {}).items()
                 ]
         lines.append("")
-    return "\n".join(lines).rstrip()
+    return "\n".join([*lines, *_pooled_scatter(rows)]).rstrip()
+
+
+def _pooled_scatter(rows: list[Row]) -> list[str]:
+    """Return lines with the scatter of the fluxes of the transients of all seeds: one alone has but few."""
+    rows = [row for row in rows if row.pulls]
+    if not rows:
+        return []
+    lines = ["Scatter of transient fluxes (S/N > 5) over the best possible error, all seeds together"]
+    for case in [*dict.fromkeys(row.case for row in rows), "all"]:
+        cells = []
+        for code in (ORACLE, OURS):
+            mine = [row.pulls for row in rows if row.code == code and case in (row.case, "all")]
+            pulls = np.concatenate([*mine, []])
+            width = 1.4826 * np.median(np.abs(pulls - np.median(pulls)))
+            # Error of a median absolute deviation of normal values.
+            cells.append(f"{code} {width:.3f} +- {1.17 * width / np.sqrt(len(pulls)):.3f} of {len(pulls)}")
+        lines.append(f"{case:6s}{'; '.join(cells)}")
+    return lines
 
 
 def worst(scores: list[dict[str, float]]) -> dict[str, float]:

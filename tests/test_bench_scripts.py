@@ -96,22 +96,42 @@ def test_quality_is_median_and_worst_of_the_seeds_and_set_beside_the_peers(scrip
         for code in (quality.ORACLE, quality.OURS)
         for seed, score in enumerate(scores)
     ]
-    text = quality.format_rows(rows, 1024)
+    text = quality.format_rows(rows, "1024")
     ours, worst = (line for line in text.split("\n") if quality.OURS in line)
     assert ours.split()[-2:] == ["1.000", "3.0"]
     # Farthest from 1, and from 0.
     assert "worst" in worst and worst.split()[-2:] == ["0.700", "5.0"]
     assert "HOTPANTS" in text and "Our own pairs" not in text
     # The published rows are of one size.
-    assert "HOTPANTS" not in quality.format_rows(rows, 512)
+    assert "HOTPANTS" not in quality.format_rows(rows, "512")
+
+
+def test_quality_pools_the_scatter_of_all_seeds(script):
+    quality = script("quality")
+    rng = np.random.default_rng(1)
+    rows = [
+        quality.Row("evaluator", case, seed, code, {"sigma": 1.0}, list(width * rng.normal(size=4000)))
+        for case in ("std", "rev")
+        for seed in (1, 2)
+        for code, width in ((quality.ORACLE, 1.0), (quality.OURS, 1.5))
+    ]
+    lines = quality.format_rows(rows, "512").split("\n")
+    (std,) = (line for line in lines if line.startswith("std") and "+-" in line)
+    (total,) = (line for line in lines if line.startswith("all"))
+    for line, number in ((std, 8000), (total, 16000)):
+        best, ours = (part.split() for part in line.removeprefix("std").removeprefix("all").split(";"))
+        assert float(best[1]) == pytest.approx(1.0, abs=0.04) and int(best[-1]) == number
+        assert float(ours[2]) == pytest.approx(1.5, abs=0.06)
 
 
 def test_quality_reads_its_options(script, monkeypatch, capsys):
     quality = script("quality")
     monkeypatch.setattr(sys, "argv", ["quality.py", "--seeds", "2..4", "--cases", "std,eq"])
     args = quality.parse_arguments()
-    assert args.seeds == [2, 3, 4] and args.cases == ["std", "eq"]
-    for wrong in (["--cases", "fog"], ["--seeds", "a"]):
+    assert args.seeds == [2, 3, 4] and args.cases == ["std", "eq"] and args.shape == (1024, 1024)
+    monkeypatch.setattr(sys, "argv", ["quality.py", "--size", "4000x4072", "--no-own"])
+    assert quality.parse_arguments().shape == (4072, 4000)
+    for wrong in (["--cases", "fog"], ["--seeds", "a"], ["--size", "40by40"]):
         monkeypatch.setattr(sys, "argv", ["quality.py", *wrong])
         with pytest.raises(SystemExit):
             quality.parse_arguments()
