@@ -17,11 +17,11 @@ from lsst.images import VisitImage
 from repositories import make_image
 from small_exposures import make_wcs
 
+from lsst.twinkles.diffim.adapters.compression import COMPRESSIONS
 from lsst.twinkles.diffim.adapters.fits_files import UnreadableExposureError
 from lsst.twinkles.diffim.adapters.psfs import InvalidPsfError
 from lsst.twinkles.diffim.adapters.read_exposure import read_exposure
 from lsst.twinkles.diffim.cli import image_difference, subtract_exposures
-from lsst.twinkles.diffim.pipeline.staging import COMPRESSIONS
 
 N_EXAMPLES = int(os.environ.get("TWINKLES_DIFFIM_FUZZ_EXAMPLES", "150"))
 MEMORY = 3 * 2**30

@@ -8,6 +8,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -317,12 +318,14 @@ def _write_results(
 ) -> None:
     """Write every file of the results."""
     from ..adapters.afw.write import write_afw_exposure
+    from ..algorithms.threads import get_num_threads
     from ..report.figures import plot_difference
     from .result_directory import write_summary, write_table
 
     write = write_afw_exposure if args.layout == "afw" else _write_images
-    write(result.subtractedExposure, directory / "difference.fits")
-    write(result.matchedExposure, directory / "matchedTemplate.fits")
+    images = result.subtractedExposure, result.matchedExposure
+    with ThreadPoolExecutor(min(2, get_num_threads())) as pool:
+        list(pool.map(write, images, (directory / "difference.fits", directory / "matchedTemplate.fits")))
     task.config.save(str(directory / "config.py"))
     sources = result.diaSources
     if sources is not None:
@@ -345,7 +348,10 @@ def _write_results(
 
 
 def _write_images(exposure: VisitImage, path: Path) -> None:
-    exposure.write(str(path))
+    from ..adapters.compression import COMPRESSIONS, DEFAULT_COMPRESSION, compress_mask
+
+    options = {"mask": compress_mask(exposure), **COMPRESSIONS[DEFAULT_COMPRESSION]}
+    exposure.write(str(path), compression_options=options)
 
 
 _NO_SOURCES: dict[str, list] = {"x": [], "y": [], "isNegative": []}

@@ -13,10 +13,11 @@ from typing import Literal, Self
 from lsst.daf.butler import Butler, CollectionType, DataCoordinate, DatasetRef, DatasetType
 from lsst.images import DifferenceImage, VisitImage
 
+from ..adapters.compression import DEFAULT_COMPRESSION
 from ..adapters.psfs import with_serialisable_psf
 from .instrument import TwinklesCam
 from .repository import EXPOSURE_DATASET_TYPE, register_exposure_type, repository_root
-from .staging import DEFAULT_COMPRESSION, OutputWriteError, StagedDatasets, remove_stale_stages
+from .staging import OutputWriteError, StagedDatasets, remove_stale_stages
 from .visit_records import VisitConflictError, VisitRecords, insert_visit_records, make_visit_records
 
 _LOG = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class ExposureIngester:
     dataset_type : `str`, optional
         Name of the dataset type.
     compression : `str`, optional
-        How pixels are stored, see `.staging.COMPRESSIONS`.
+        How pixels are stored, see `~lsst.twinkles.diffim.adapters.compression.COMPRESSIONS`.
     on_existing : `str`, optional
         What to do with a visit whose exposure is there: ``fail``, ``skip`` or
         ``replace``.

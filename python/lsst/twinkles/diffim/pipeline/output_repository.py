@@ -16,6 +16,7 @@ import sqlalchemy.exc
 from lsst.daf.butler import Butler, DataCoordinate, DatasetRef, DatasetType
 from lsst.daf.butler.registry import DataIdError
 
+from ..adapters.compression import DEFAULT_COMPRESSION
 from ..algorithms.threads import get_num_threads
 from .provenance import make_provenance
 from .repository import (
@@ -25,7 +26,7 @@ from .repository import (
     open_butler,
     repository_root,
 )
-from .staging import DEFAULT_COMPRESSION, LAYOUTS, StagedDatasets, remove_stale_stages
+from .staging import LAYOUTS, StagedDatasets, remove_stale_stages
 
 _PARENT_NAME = "_parent"
 _CONFIG_NAME = "butler.yaml"
@@ -214,7 +215,7 @@ def put_outputs(
     inputs : iterable of `lsst.daf.butler.DatasetRef`, optional
         Exposures they were made from, written to file headers.
     compression : `str`, optional
-        How pixels are stored, see `.staging.COMPRESSIONS`.
+        How pixels are stored, see `~lsst.twinkles.diffim.adapters.compression.COMPRESSIONS`.
     layout : `str`, optional
         How files of images are laid out, see `.staging.LAYOUTS`.
     backup : `bool`, optional

@@ -11,8 +11,6 @@ row names, and the next writer removes them.
 from __future__ import annotations
 
 __all__ = (
-    "COMPRESSIONS",
-    "DEFAULT_COMPRESSION",
     "LAYOUTS",
     "OutputWriteError",
     "StagedDatasets",
@@ -51,11 +49,13 @@ from lsst.daf.butler import (
     Location,
 )
 from lsst.images import GeneralizedImage
-from lsst.images.fits import FitsCompressionAlgorithm, FitsCompressionOptions
+from lsst.images.fits import FitsCompressionOptions
 from lsst.images.formatters import GenericFormatter
 from lsst.images.serialization import ButlerInfo, write_archive
 from lsst.resources import ResourcePath
 from lsst.utils import doImportType
+
+from ..adapters.compression import COMPRESSIONS, DEFAULT_COMPRESSION, compress_mask
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,21 +63,6 @@ STAGING_DIRECTORY = ".staging"
 _LOCK_NAME = "lock"
 _LOCK_GRACE_S = 10.0
 _COMMIT_ATTEMPTS = 5
-
-COMPRESSIONS: dict[str, dict[str, FitsCompressionOptions | None]] = {
-    "fast": {"image": None, "variance": None},
-    "lossless": {},
-    "lossy": {"image": FitsCompressionOptions.LOSSY, "variance": FitsCompressionOptions.LOSSY},
-}
-"""Ways to compress image and variance: ``fast`` (not at all), ``lossless``
-(GZIP_2: two thirds of the size, ten times the time to write, four times to
-read), ``lossy`` (RICE with pixels quantised to 1/16 of the noise: a fifth of
-the size). The mask is always compressed, without loss; that costs nothing."""
-
-DEFAULT_COMPRESSION = "fast"
-
-# Tiles of many rows are read several times faster than the usual single rows.
-_MASK_TILE_ROWS = 64
 
 LAYOUTS = ("images", "afw")
 """Layouts of image files: that of `lsst.images`, or that of the LSST stack's exposures."""
@@ -379,19 +364,11 @@ def _write_image(
         str(target),
         butler_info=ButlerInfo(dataset=ref.to_simple(), provenance=provenance),
         update_header=lambda header: header.update(cards),
-        compression_options={"mask": _compress_mask(image), **compression},
+        compression_options={"mask": compress_mask(image), **compression},
         # The same data id is always dithered alike, so that a re-run gives the same pixels.
         compression_seed=1 + zlib.crc32(str(ref.dataId).encode()) % 9999,
     )
     return target, GenericFormatter
-
-
-def _compress_mask(image: GeneralizedImage) -> FitsCompressionOptions:
-    """Return how to compress the mask of an image: integers, mostly zero, which RICE does in no time."""
-    rows, columns = image.bbox.shape
-    return FitsCompressionOptions(
-        algorithm=FitsCompressionAlgorithm.RICE_1, tile_shape=(min(rows, _MASK_TILE_ROWS), columns)
-    )
 
 
 def remove_stale_stages(root: Path) -> None:

@@ -209,7 +209,8 @@ def _plant(
             psfs[0].middle_stamp(), psfs[1].middle_stamp(), sky[0], sky[1] / _TEMPLATE_TRANSPARENCY**2
         )
     )
-    snr = 10 ** rng.uniform(*np.log10(signal_to_noise), len(positions))
+    least, most = np.log10(signal_to_noise)
+    snr = 10 ** rng.uniform(least, most, len(positions))
     sign = np.where(rng.uniform(size=len(positions)) < 0.75, 1, -1)
     planted = Table()
     planted["x"], planted["y"] = positions.T
