@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import uniform_filter
 from small_pairs import draw
 
-from lsst.twinkles.diffim.algorithms.convolve import convolve_varying, make_tile_grid
+from lsst.twinkles.diffim.algorithms.convolve import choose_tile_grid, convolve_varying, make_tile_grid
 from lsst.twinkles.diffim.algorithms.decorrelate.whiten import propagate_variance
 from lsst.twinkles.diffim.algorithms.noise import NoiseMap
 from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
@@ -76,7 +76,7 @@ CASES = {
 
 def subtract(filters, science, template, *, side=200):
     """Difference of two images with the filters of each position."""
-    grid = make_tile_grid(science.shape, halo=32, side=side)
+    grid = choose_tile_grid(science.shape, halo=16, side=side, error=filters.noise_loss, largest_error=0.02)
 
     def pair(x, y):
         a, b = filters.pair(x, y, grid.side)
@@ -90,6 +90,32 @@ def correlation(image, dy, dx):
     a = image[dy:, dx:] if dx >= 0 else image[dy:, :dx]
     b = image[: image.shape[0] - dy, : image.shape[1] - dx] if dx >= 0 else image[: image.shape[0] - dy, -dx:]
     return float((a * b).mean() / (image**2).mean())
+
+
+@pytest.mark.parametrize(("name", "side", "least"), [("varying", 330, 0.05), ("crossed", 330, 0.0)])
+def test_what_interpolated_filters_lose_is_known_and_smaller_tiles_lose_less(name, side, least):
+    filters = CASES[name]
+    shape, rng = (900, 300), np.random.default_rng(4)
+    grid = make_tile_grid(shape, halo=32, side=side)
+    loss = filters.noise_loss(grid)
+    assert (loss > least) if least else abs(loss) < 1e-5
+    # The noise in the middle columns of the tiles, of which each has the same along x.
+    template, science = (
+        rng.normal(size=shape) * np.sqrt(sky.image(shape))
+        for sky in (filters.base.sky_template, filters.base.sky_science)
+    )
+
+    def pair(x, y):
+        a, b = filters.pair(x, y, grid.side)
+        return [a, -b]
+
+    white = convolve_varying([i.astype(np.float32) for i in (science, template)], pair, grid, workers=1)
+    white = white[20:-20] / np.sqrt(filters.sky_image(shape))[20:-20]
+    middles = [round((a + b) / 2) for a, b in zip(grid.node_x, grid.node_x[1:], strict=False)]
+    measured = min(white[:, m - 15 : m + 15].var() for m in middles if m + 15 < shape[1])
+    assert measured == pytest.approx(1.0 - loss, abs=4 * np.sqrt(2 / (30 * len(white))))
+    finer = make_tile_grid(shape, halo=32, side=100)
+    assert filters.noise_loss(finer) < 0.3 * loss + 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)

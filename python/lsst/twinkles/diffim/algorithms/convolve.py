@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("TileGrid", "convolve_varying", "make_tile_grid")
+__all__ = ("TileGrid", "choose_tile_grid", "convolve_varying", "make_tile_grid")
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -60,9 +60,13 @@ class TileGrid:
 
 
 def make_tile_grid(shape: tuple[int, int], *, halo: int, side: int) -> TileGrid:
-    """Choose tiles of ``side`` pixels with the given halo that cover an image."""
-    longest = max(shape) + 2 * halo
-    side = scipy.fft.next_fast_len(min(max(side, 4 * halo), longest), real=True)
+    """Choose tiles of about ``side`` pixels with the given halo that cover an image.
+
+    They are as small as their number allows, so that little of the last ones lies beyond the image.
+    """
+    longest = max(side, 4 * halo) - 2 * halo
+    inner = max(-(-n // -(-n // longest)) for n in shape)
+    side = scipy.fft.next_fast_len(inner + 2 * halo, real=True)
     inner = side - 2 * halo
     return TileGrid(
         shape=shape,
@@ -71,6 +75,31 @@ def make_tile_grid(shape: tuple[int, int], *, halo: int, side: int) -> TileGrid:
         y=np.arange(0, shape[0], inner),
         x=np.arange(0, shape[1], inner),
     )
+
+
+def choose_tile_grid(
+    shape: tuple[int, int],
+    *,
+    halo: int,
+    side: int,
+    error: Callable[[TileGrid], float],
+    largest_error: float,
+) -> TileGrid:
+    """Choose tiles, smaller ones where filters vary so much that they are not bilinear within these.
+
+    Parameters
+    ----------
+    shape, halo, side
+        As in `make_tile_grid`; the side is halved as long as eight halos fit into it.
+    error : callable
+        Returns how wrong interpolated filters are for a grid.
+    largest_error : `float`
+        What is let pass.
+    """
+    grid = make_tile_grid(shape, halo=halo, side=side)
+    while grid.side >= 8 * halo and error(grid) > largest_error:
+        grid = make_tile_grid(shape, halo=halo, side=grid.side // 2)
+    return grid
 
 
 def convolve_varying(

@@ -15,7 +15,7 @@ from ..algorithms.subtract.matched import convolve_kernel
 from ..algorithms.threads import get_num_threads
 from .exposures import plane_pixels
 
-_TILE = 360
+_TILE = 512
 
 
 def convolve_exposure(exposure: Any, kernel: PsfGrid) -> Any:

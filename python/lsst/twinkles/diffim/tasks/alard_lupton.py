@@ -21,7 +21,7 @@ from ..algorithms.threads import get_num_threads
 from .engines import Exposures, Roles, Subtraction, convolved_noise, measure_excess
 from .kernel import AlardLuptonKernelConfig, make_basis, make_settings, make_wide_bases
 
-_TILE = 360
+_TILE = 512
 
 
 class AlardLuptonEngine:

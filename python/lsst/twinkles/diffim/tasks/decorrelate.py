@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lsst.images import Box, DifferenceImage, VisitImage
 
 _NOISE_CELL = 256
-_TILE = 360
+_TILE = 512
 
 
 class DecorrelateConfig(Config):

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..adapters.kernels import kernel_from_fields
 from ..adapters.psfs import psf_from_grid
-from ..algorithms.convolve import convolve_varying, make_tile_grid
+from ..algorithms.convolve import choose_tile_grid, convolve_varying
 from ..algorithms.decorrelate.whiten import propagate_variance
 from ..algorithms.match.candidates import KernelCandidates
 from ..algorithms.match.match import MatchResult, match_images
@@ -34,11 +34,13 @@ from .kernel import ZogyKernelConfig, make_correction_basis, make_settings
 if TYPE_CHECKING:
     from ..algorithms.psf_grid import PsfGrid
 
-_TILE = 360
+_TILE = 512
 _KERNEL_NODES = 7
 _KERNEL_ORDER = 4
 _KERNEL_TOLERANCE = 1e-5
 _PSF_NODES = 6
+# Share of the noise that interpolated filters may lose in the middle of a tile.
+_LARGEST_LOSS = 0.02
 # Variation of a filter within a tile that is left out: a tenth of a sigma at a signal-to-noise ratio of 1000.
 _TOLERANCE = 1e-4
 
@@ -223,7 +225,9 @@ class ZogyEngine:
             (filled, direct.source_image) if direct.template_convolved else (direct.source_image, filled)
         )
         halo = int(np.clip(filters.extent(x=nx / 2, y=ny / 2, tolerance=1e-6), 8, 64))
-        grid = make_tile_grid((ny, nx), halo=halo, side=_TILE)
+        grid = choose_tile_grid(
+            (ny, nx), halo=halo, side=_TILE, error=filters.noise_loss, largest_error=_LARGEST_LOSS
+        )
         pair = partial(filters.compact, half=halo, side=grid.side)
         return convolve_varying(
             [science, template], pair, grid, workers=get_num_threads(), tolerance=_TOLERANCE

@@ -6,11 +6,12 @@ __all__ = ("Whitener", "propagate_variance", "source_variance", "whiten")
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ..cells_nb import smooth_excess, zero_below
-from ..convolve import TileGrid, convolve_varying, make_tile_grid
+from ..convolve import TileGrid, choose_tile_grid, convolve_varying
 from ..convolve_nb import add_scattered
 from ..fourier import measure_extent, stamps_from_transforms, transform_stamps
 from ..in_threads import run_in_threads
@@ -138,11 +139,13 @@ def whiten(
 def _grid_for(shape: tuple[int, int], whitener: Whitener, side: int, tolerance: float) -> TileGrid:
     """Return tiles within which the filter is nearly bilinear: a kernel that varies much needs small ones."""
     extent = whitener.extent(x=shape[1] / 2, y=shape[0] / 2, tolerance=tolerance)
-    halo = int(np.clip(extent, 8, 64))
-    grid = make_tile_grid(shape, halo=halo, side=side)
-    while grid.side >= 8 * halo and _interpolation_error(whitener, grid) > _LARGEST_ERROR:
-        grid = make_tile_grid(shape, halo=halo, side=grid.side // 2)
-    return grid
+    return choose_tile_grid(
+        shape,
+        halo=int(np.clip(extent, 8, 64)),
+        side=side,
+        error=partial(_interpolation_error, whitener),
+        largest_error=_LARGEST_ERROR,
+    )
 
 
 def _interpolation_error(whitener: Whitener, grid: TileGrid) -> float:

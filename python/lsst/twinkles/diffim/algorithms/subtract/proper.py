@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from ..fourier import measure_extent, stamps_from_transforms, transform_stamps
+from ..convolve import TileGrid
+from ..fourier import half_plane_weights, measure_extent, stamps_from_transforms, transform_stamps
 from ..match.prefilter import transform_psfs
 from ..noise import NoiseMap
 from ..psf_grid import PsfGrid
@@ -28,6 +29,8 @@ _FLOOR = 1e-10
 _WIENER = 1e-3
 # Pixels that the transforms of filters are wider than what is kept of these.
 _MARGIN = 16
+# Side of the transforms that tell what interpolated filters lose.
+_LOSS_SIDE = 64
 # Added to the transforms of the PSFs: keeps the filters compact where both models are only rounding.
 _BLIND = 1e-6
 
@@ -136,6 +139,31 @@ class DifferenceFilters:
         pair = self.pair(np.array([x]), np.array([y]), side)
         energy = sum(stamps_from_transforms(p, side, side - 1)[0] ** 2 for p in pair)
         return measure_extent(np.asarray(energy), tolerance)
+
+    def noise_loss(self, grid: TileGrid) -> float:
+        """Return what share of the noise is lost where filters are interpolated between corners of tiles.
+
+        The largest of the middles of some tiles, three along each axis: mean filters of unlike ones let less
+        noise pass than each.
+        """
+        x, y = (_spread(corners) for corners in (grid.node_x, grid.node_y))
+        middle_x, middle_y = (a.ravel() for a in np.meshgrid(x.mean(axis=1), y.mean(axis=1)))
+        noise = [m.evaluate(x=middle_x, y=middle_y) for m in (self.base.sky_science, self.base.sky_template)]
+        corners = [np.meshgrid(x[:, i], y[:, j]) for i in (0, 1) for j in (0, 1)]
+        pairs = [self.pair(at_x.ravel(), at_y.ravel(), _LOSS_SIDE) for at_x, at_y in corners]
+        weights = half_plane_weights(_LOSS_SIDE) / _LOSS_SIDE**2
+        left = sum(
+            variance * (_power(np.mean(transforms, axis=0)) * weights).sum(axis=(1, 2))
+            for variance, transforms in zip(noise, zip(*pairs, strict=True), strict=True)
+        )
+        total = noise[0] + noise[1] * self.flux_scale**2
+        return float(np.max(1.0 - left / total))
+
+
+def _spread(corners: np.ndarray) -> np.ndarray:
+    """Return first and last corner of up to three of the tiles along an axis, ``(3, 2)``."""
+    first = np.unique(np.linspace(0, len(corners) - 2, 3).astype(int))
+    return np.stack([corners[first], corners[first + 1]], axis=1)
 
 
 def _power(transform: np.ndarray) -> np.ndarray:
