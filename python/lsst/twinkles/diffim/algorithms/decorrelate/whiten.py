@@ -243,13 +243,15 @@ def _correlated_share(transforms: np.ndarray, squares: np.ndarray, psf: np.ndarr
     Returns
     -------
     share : `numpy.ndarray`, ``(N, 1, 1)``
-        ``sum(p (a x q)**2) / sum((a**2 * p) q**2)`` with ``q = a * p``; ``*`` is a convolution, ``x`` a
-        correlation, 1 if ``a`` is a delta function.
+        ``sum(p (a x q)**2) / sum((a**2 * p') q**2)`` with ``q = a * p`` and ``p'`` smoothed as
+        `source_variance` does; ``*`` is a convolution, ``x`` a correlation.
     """
     side, size = _VARIANCE_SIDE, _VARIANCE_SIDE - 1
     cut = max(0, (psf.shape[-1] - size + 1) // 2)
     star = transform_stamps(psf[None, cut : psf.shape[0] - cut, cut : psf.shape[1] - cut].astype(float), side)
-    spread = np.maximum(stamps_from_transforms(transform_stamps(squares, side) * star, side, size), 0.0)
+    width = 2 * _SMOOTHING_HALF + 1
+    smooth = transform_stamps(np.full((1, width, width), 1.0 / width**2), side) * star
+    spread = np.maximum(stamps_from_transforms(transform_stamps(squares, side) * smooth, side, size), 0.0)
     seen = stamps_from_transforms(transforms * star, side, size)
     weight = stamps_from_transforms(np.abs(transforms) ** 2 * star, side, size)
     profile = stamps_from_transforms(star, side, size)
