@@ -1,4 +1,4 @@
-"""The variance plane of a white difference: what errors of PSF fluxes need, where sources add photon noise."""
+"""The variance plane of a white difference, with the photon noise of sources: errors of PSF fluxes."""
 
 import numpy as np
 import pytest
