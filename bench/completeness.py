@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def count_pair(case: str, seed: int, size: int, kernel: str) -> np.ndarray:
-    """Return changes, those found, false detections and pixels: of ideal and catalogue, ``(2, 4)``."""
+    """Return changes, those found, false detections and pixels: ideal and catalogue, ``(2, 4)``."""
     from lsst.twinkles.diffim.adapters.masks import bad_pixels
     from lsst.twinkles.diffim.report.summary import compare_with_truth
     from lsst.twinkles.diffim.simulation.pairs import simulate_pair
@@ -105,9 +105,9 @@ def detect_ideally(pair: Any, masked: np.ndarray) -> Any:
     )
     good = peaks.take(np.flatnonzero(~masked[peaks.y, peaks.x]))
     one = np.ones(len(good.x))
-    return Table(
-        {"x": good.x, "y": good.y, "isNegative": good.significance < 0, "psfFlux": one, "psfFluxErr": one, "psfFlux_flag": one > 1}
-    )  # fmt: skip
+    table = Table({"x": good.x, "y": good.y, "isNegative": good.significance < 0})
+    table["psfFlux"] = table["psfFluxErr"] = one
+    return table
 
 
 def measure_quasars(seed: int, size: int, kernel: str) -> tuple[tuple[int, int], np.ndarray]:

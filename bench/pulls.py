@@ -152,7 +152,7 @@ def measure_dipoles(seed: int, size: int, kernel: str) -> dict[str, np.ndarray]:
 
 
 def plant_moved_stars(pair: Any, rng: np.random.Generator) -> tuple[Any, Any, Any]:
-    """Return exposures with further stars, and these, with ``dx``, ``dy``, their offsets in the science image.
+    """Return exposures with further stars, and these, with ``dx``, ``dy``: science image less template.
 
     Their PSFs are those of the exposures, their photons are noisy.
     """
