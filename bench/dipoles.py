@@ -58,17 +58,24 @@ def subtract_pair(seed: int, size: int, kernel: str) -> tuple[Any, np.ndarray, n
     from lsst.twinkles.diffim.tasks.twinkles_image_difference import TwinklesImageDifferenceTask
 
     pair = simulate_pair("exact", seed=seed, nx=size, ny=size, n_transients=size**2 // 60**2)
-    template, moved = move_stars(pair, np.random.default_rng([seed, 3]))
+    template, moved = move_stars(pair, pair.stars, SHIFT, np.random.default_rng([seed, 3]))
     config = TwinklesImageDifferenceTask.ConfigClass()
     config.subtract.kernel = kernel
     config.detection.doAstrometricNoise = False
     result = TwinklesImageDifferenceTask(config=config).run(pair.science, template, selectSources=pair.stars)
     truth = pair.truth[np.asarray(pair.truth["snr"]) > 1.0]
-    return result.diaSources, moved, np.column_stack([truth["x"], truth["y"]])
+    return (
+        result.diaSources,
+        np.column_stack([moved["x"], moved["y"]]),
+        np.column_stack([truth["x"], truth["y"]]),
+    )
 
 
-def move_stars(pair: Any, rng: np.random.Generator) -> tuple[Any, np.ndarray]:
-    """Return the template with its static stars moved by `SHIFT` in directions of their own, and places."""
+def move_stars(pair: Any, stars: Any, shift: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+    """Return the template with some of its static stars moved in directions of their own, and these stars.
+
+    The latter with ``dx``, ``dy``, by how much they moved; ``shift`` is their length, one or one for each.
+    """
     from lsst.twinkles.diffim.adapters.psfs import sample_psf
     from lsst.twinkles.diffim.algorithms.fourier import shift_stamps
 
@@ -76,17 +83,20 @@ def move_stars(pair: Any, rng: np.random.Generator) -> tuple[Any, np.ndarray]:
     image = template.image.array
     psf = sample_psf(template.psf, template.bbox, grid=8)
     half, (ny, nx) = psf.size // 2, image.shape
-    x, y, flux = (np.asarray(pair.stars[name], float) for name in ("x", "y", "flux"))
-    inside = (x > half + 1) & (x < nx - half - 2) & (y > half + 1) & (y < ny - half - 2)
-    x, y, flux = x[inside], y[inside], flux[inside] * pair.scale
-    angle = rng.uniform(0.0, 2.0 * np.pi, len(x))
+    angle, shift = rng.uniform(0.0, 2.0 * np.pi, len(stars)), np.broadcast_to(shift, len(stars))
+    stars = stars.copy()
+    stars["dx"], stars["dy"] = shift * np.cos(angle), shift * np.sin(angle)
+    x, y = stars["x"], stars["y"]
+    stars = stars[(x > half + 1) & (x < nx - half - 2) & (y > half + 1) & (y < ny - half - 2)]
+    x, y, dx, dy = (np.asarray(stars[name], float) for name in ("x", "y", "dx", "dy"))
     ix, iy = np.round(x).astype(int), np.round(y).astype(int)
     stamps = psf.evaluate(x=x, y=y)
     before = shift_stamps(stamps, dx=x - ix, dy=y - iy)
-    after = shift_stamps(stamps, dx=x - ix + SHIFT * np.cos(angle), dy=y - iy + SHIFT * np.sin(angle))
+    after = shift_stamps(stamps, dx=x - ix + dx, dy=y - iy + dy)
+    flux = np.asarray(stars["flux"], float) * pair.scale
     for i, j, change in zip(ix, iy, flux[:, None, None] * (after - before), strict=True):
         image[j - half : j + half + 1, i - half : i + half + 1] += change
-    return template, np.column_stack([x, y])
+    return template, stars
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 
 Prints mean and width of the pulls by signal-to-noise ratio, on blank sky and on galaxies, at given
 positions (forced) and at those that are found (free, started near the truth so that no threshold selects),
-and draws them into ./pulls/pulls.png. Forced fluxes of blank sky are the row of signal-to-noise 0.
+and of dipoles, and draws them into ./pulls/pulls.png. Forced fluxes of blank sky are the row of
+signal-to-noise 0. Dipoles are those of further stars on blank sky whose places in the two images differ by
+0.05 to 0.5 pixels in directions of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from typing import Any
 
 import numpy as np
 
-EDGES = (4.0, 7.0, 12.0, 25.0, 50.0, 130.0)
+EDGES = (5.0, 8.0, 14.0, 28.0, 52.0, 100.0)
+# Of transients on blank sky: beyond both ends, so that no bin is cut by it.
+SIGNAL_TO_NOISE = (3.5, 140.0)
+KINDS = ("forced flux", "free flux", "aperture flux", "x", "y")
+DIPOLE_KINDS = ("flux", "along", "across")
 FLAGS = ("centroid_flag", "psfFlux_flag", "pixelFlags", "pixelFlags_edge")
 
 
@@ -34,8 +40,13 @@ def main() -> int:
     args.directory.mkdir(parents=True, exist_ok=True)
     parts = [measure_pair(case, seed, args.size, args.kernel) for case in args.cases for seed in args.seeds]
     pulls = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    report(pulls)
-    draw(pulls, args.directory / "pulls.png")
+    print("Transients")
+    report(pulls, KINDS)
+    parts = [measure_dipoles(seed, args.size, args.kernel) for seed in args.seeds]
+    dipoles = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    print("Dipoles: flux of the star, separation of the lobes along its true direction and across")
+    report(dipoles, DIPOLE_KINDS)
+    draw(pulls, dipoles, args.directory / "pulls.png")
     print(f"Picture: {args.directory / 'pulls.png'}")
     return 0
 
@@ -50,7 +61,14 @@ def measure_pair(case: str, seed: int, size: int, kernel: str) -> dict[str, np.n
     from lsst.twinkles.diffim.tasks.twinkles_image_difference import TwinklesImageDifferenceTask
 
     # Half of the places of a raster that keeps sources apart, and more on galaxies.
-    pair = simulate_pair(case, seed=seed, nx=size, ny=size, n_transients=int(size**2 / 50**2))
+    pair = simulate_pair(
+        case,
+        seed=seed,
+        nx=size,
+        ny=size,
+        n_transients=int(size**2 / 50**2),
+        signal_to_noise=SIGNAL_TO_NOISE,
+    )
     config = TwinklesImageDifferenceTask.ConfigClass()
     config.doDetection = config.doMeasurement = False
     config.subtract.kernel = kernel
@@ -93,6 +111,109 @@ def measure_pair(case: str, seed: int, size: int, kernel: str) -> dict[str, np.n
         ),
         "number": np.full(n + len(blank_x), n),
     }
+
+
+def measure_dipoles(seed: int, size: int, kernel: str) -> dict[str, np.ndarray]:
+    """Subtract a pair with stars that are not in the same place in both images, and measure what is left."""
+    from lsst.twinkles.diffim.simulation.pairs import simulate_pair
+    from lsst.twinkles.diffim.tasks.measurement import MeasurementTask
+    from lsst.twinkles.diffim.tasks.twinkles_image_difference import TwinklesImageDifferenceTask
+
+    # Places for them: those of transients of next to no flux on blank sky.
+    nothing = (1e-3, 2e-3)
+    count = int(size**2 / 50**2)
+    pair = simulate_pair("exact", seed=seed, nx=size, ny=size, n_transients=count, signal_to_noise=nothing)
+    science, template, moved = plant_moved_stars(pair, np.random.default_rng([seed, 5]))
+    config = TwinklesImageDifferenceTask.ConfigClass()
+    config.doDetection = config.doMeasurement = False
+    config.subtract.kernel = kernel
+    result = TwinklesImageDifferenceTask(config=config).run(science, template, selectSources=pair.stars)
+    flux, dx, dy = (np.asarray(moved[name], float) for name in ("flux", "dx", "dy"))
+    x, y = np.asarray(moved["x"], float) - 0.5 * dx, np.asarray(moved["y"], float) - 0.5 * dy
+    table = (
+        MeasurementTask()
+        .run(result.subtractedExposure, science, result.matchedExposure, as_detections(x, y, flux))
+        .diaSources
+    )
+    vector, error = separations(table, science)
+    length = np.hypot(dx, dy)
+    along = (vector[:, 0] * dx + vector[:, 1] * dy) / length
+    across = (vector[:, 1] * dx - vector[:, 0] * dy) / length
+    bad = np.any([np.asarray(table[name]) for name in ("pixelFlags", "pixelFlags_edge")], axis=0)
+    gone = np.where(bad | ~np.asarray(table["dipoleFitAttempted"]), np.nan, 1.0)
+    true = flux * nanojansky(science)  # its PSF ends where the model does
+    return {
+        "snr": length / error[:, 0],
+        "on_source": np.asarray(moved["on_source"]),
+        "flux": (np.asarray(table["dipoleMeanFlux"]) - true) / table["dipoleMeanFluxErr"] * gone,
+        "along": (along - length) / error[:, 0] * gone,
+        "across": across / error[:, 1] * gone,
+    }
+
+
+def plant_moved_stars(pair: Any, rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    """Return exposures with further stars, and these, with ``dx``, ``dy``: science image less template.
+
+    Their PSFs are those of the exposures, their photons are noisy.
+    """
+    from lsst.twinkles.diffim.adapters.psfs import sample_psf
+    from lsst.twinkles.diffim.algorithms.fourier import shift_stamps
+
+    planted = (np.asarray(pair.truth["kind"]) == "transient") & ~np.asarray(pair.truth["on_source"])
+    moved = pair.truth[planted]["x", "y", "on_source"]
+    n = len(moved)
+    angle, shift = rng.uniform(0.0, 2.0 * np.pi, n), 10 ** rng.uniform(np.log10(0.05), np.log10(0.5), n)
+    moved["dx"], moved["dy"] = shift * np.cos(angle), shift * np.sin(angle)
+    moved["flux"] = 10 ** rng.uniform(4.3, 5.4, n)  # electrons
+    exposures = []
+    for exposure, scale, there in ((pair.science, 1.0, 0.0), (pair.template, pair.scale, 1.0)):
+        exposure = exposure.copy()
+        psf = sample_psf(exposure.psf, exposure.bbox, grid=8)
+        x, y = (np.asarray(moved[k]) - there * np.asarray(moved[f"d{k}"]) for k in ("x", "y"))
+        ix, iy = np.round(x).astype(int), np.round(y).astype(int)
+        stamps = shift_stamps(psf.evaluate(x=x, y=y), dx=x - ix, dy=y - iy)
+        light = np.clip(stamps, 0.0, None) * scale * np.asarray(moved["flux"])[:, None, None]
+        for i, j, star in zip(ix, iy, light, strict=True):
+            add_star(exposure, i, j, star, rng)
+        exposures.append(exposure)
+    return exposures[0], exposures[1], moved
+
+
+def add_star(exposure: Any, i: int, j: int, star: np.ndarray, rng: np.random.Generator) -> None:
+    """Add the electrons of a star around a pixel to an exposure, as far as they lie on it."""
+    half, (ny, nx) = len(star) // 2, exposure.image.array.shape
+    top, left = max(0, half - j), max(0, half - i)
+    part = star[top : half + ny - j, left : half + nx - i]
+    where = np.s_[
+        j - half + top : j - half + top + part.shape[0], i - half + left : i - half + left + part.shape[1]
+    ]
+    exposure.image.array[where] += part + np.sqrt(part) * rng.standard_normal(part.shape)
+    exposure.variance.array[where] += part
+
+
+def separations(table: Any, exposure: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return separations of lobes in pixels (x, y), and their errors along and across, both ``(N, 2)``."""
+    import astropy.units as u
+    from astropy.coordinates import SkyCoord
+
+    length = np.asarray(table["dipoleLength"], float)
+    angle = np.deg2rad(np.asarray(table["dipoleAngle"], float))
+    ra, dec = (np.asarray(table[name], float) for name in ("ra", "dec"))
+    east, north = length * np.sin(angle) / 3600.0, length * np.cos(angle) / 3600.0
+    ends = [
+        exposure.sky_projection.sky_to_pixel(
+            SkyCoord(
+                ra + s * np.nan_to_num(east) / np.cos(np.deg2rad(dec)),
+                dec + s * np.nan_to_num(north),
+                unit=u.deg,
+            )
+        )
+        for s in (0.0, 1.0)
+    ]
+    vector = np.column_stack([ends[1].x - ends[0].x, ends[1].y - ends[0].y])
+    scale = np.hypot(*vector.T) / length
+    across = length * np.deg2rad(np.asarray(table["dipoleAngleErr"], float))
+    return vector, np.column_stack([np.asarray(table["dipoleLengthErr"], float), across]) * scale[:, None]
 
 
 def apart(truth: Any) -> np.ndarray:
@@ -138,9 +259,8 @@ def as_detections(x: np.ndarray, y: np.ndarray, flux: np.ndarray) -> Any:
     )  # fmt: skip
 
 
-def report(pulls: dict[str, np.ndarray]) -> None:
+def report(pulls: dict[str, np.ndarray], names: tuple[str, ...]) -> None:
     """Print mean and width of each kind of pull."""
-    names = ("forced flux", "free flux", "aperture flux", "x", "y")
     print(f"{'S/N':>10} {'where':>7} {'number':>7}  " + "  ".join(f"{name:>16}" for name in names))
     for low, high in ((-1.0, 0.0), *itertools.pairwise(EDGES), (EDGES[0], EDGES[-1])):
         for on, where in ((False, "sky"), (True, "galaxy")):
@@ -160,37 +280,51 @@ def format_cell(values: np.ndarray) -> str:
     return f"{good.mean():+.2f}({good.std() / len(good) ** 0.5:.2f}) {good.std():.2f}"
 
 
-def draw(pulls: dict[str, np.ndarray], path: Path) -> None:
+def draw(pulls: dict[str, np.ndarray], dipoles: dict[str, np.ndarray], path: Path) -> None:
     """Draw pulls against the signal-to-noise ratio, with mean and width of each bin."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex=True, sharey=True, constrained_layout=True)
-    for axis, name in zip(axes.flat, ("forced flux", "free flux", "x", "y"), strict=True):
-        for on, colour, where in ((False, "tab:blue", "blank sky"), (True, "tab:orange", "on galaxies")):
-            which = (pulls["on_source"] == on) & (pulls["snr"] > 0)
-            snr, values = pulls["snr"][which], pulls[name][which]
-            axis.plot(snr, values, ".", ms=2, color=colour, alpha=0.3)
-            for low, high in itertools.pairwise(EDGES):
-                inside = values[(snr > low) & (snr <= high) & np.isfinite(values)]
-                if len(inside) > 5:
-                    place = np.sqrt(low * high) * (1.04 if on else 0.96)
-                    axis.errorbar(place, inside.mean(), inside.std(), fmt="o", color=colour, capsize=3)
-            axis.plot([], [], "o", color=colour, label=where)
-        for level in (-1, 0, 1):
-            axis.axhline(level, color="0.6", lw=0.8, ls="-" if level == 0 else ":")
-        axis.set(title=name, xscale="log", ylim=(-5, 5), xlim=(2.5, 60))
-        axis.set_xticks([3, 5, 10, 20, 50], ["3", "5", "10", "20", "50"], minor=False)
+    figure, axes = plt.subplots(2, 3, figsize=(13, 6), sharex=True, sharey=True, constrained_layout=True)
+    panels = [(pulls, name, name) for name in ("forced flux", "free flux")]
+    panels += [
+        (dipoles, "along", "dipole, separation along its direction"),
+        (pulls, "x", "x"),
+        (pulls, "y", "y"),
+    ]
+    panels += [(dipoles, "across", "dipole, separation across")]
+    for axis, (values, name, title) in zip(axes.flat, panels, strict=True):
+        draw_panel(axis, values, name)
+        axis.set(title=title, xscale="log", ylim=(-5, 5), xlim=(4.5, 111))
+        axis.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"], minor=False)
         axis.set_xticks([], minor=True)
     axes[0, 0].legend(loc="upper left", fontsize=8)
     for axis in axes[1]:
-        axis.set_xlabel("true flux over its error")
+        axis.set_xlabel("signal-to-noise ratio")
     for axis in axes[:, 0]:
         axis.set_ylabel("(measured - true) / error")
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
+
+
+def draw_panel(axis: Any, pulls: dict[str, np.ndarray], name: str) -> None:
+    """Draw the pulls of one quantity on blank sky, and on galaxies where there are some."""
+    for on, colour, where in ((False, "tab:blue", "blank sky"), (True, "tab:orange", "on galaxies")):
+        which = (pulls["on_source"] == on) & (pulls["snr"] > 0)
+        if not which.any():
+            continue
+        snr, values = pulls["snr"][which], pulls[name][which]
+        axis.plot(snr, values, ".", ms=1.5, color=colour, alpha=0.2, rasterized=True)
+        for low, high in itertools.pairwise(EDGES):
+            inside = values[(snr > low) & (snr <= high) & np.isfinite(values)]
+            if len(inside) > 5:
+                place = np.sqrt(low * high) * (1.04 if on else 0.96)
+                axis.errorbar(place, inside.mean(), inside.std(), fmt="o", color=colour, capsize=3)
+        axis.plot([], [], "o", color=colour, label=where)
+    for level in (-1, 0, 1):
+        axis.axhline(level, color="0.6", lw=0.8, ls="-" if level == 0 else ":")
 
 
 if __name__ == "__main__":

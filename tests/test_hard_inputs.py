@@ -78,13 +78,17 @@ def test_few_stars(method):
     check(result, pair.transients)
 
 
-@pytest.mark.xfail(strict=True, reason="fluxes scatter by 1.2 times their errors in such a field (2.1 here)")
 def test_crowded_field(method):
-    # 710 stars on these pixels are 30 000 on a CCD.
-    pair = pair_of(n_stars=710, n_transients=14, apart=12)
-    assert len(pair.stars) / (SHAPE[0] * SHAPE[1]) * 4000 * 4072 * 1.03 >= 30_000
-    _, result = subtract(pair.science, pair.template, method)
-    check(result, pair.transients, max_false=3)
+    pulls = []
+    for seed in (5, 6, 7, 8):
+        # 710 stars on these pixels are 30 000 on a CCD.
+        pair = pair_of(n_stars=710, n_transients=14, apart=12, seed=seed)
+        assert len(pair.stars) / (SHAPE[0] * SHAPE[1]) * 4000 * 4072 * 1.03 >= 30_000
+        _, result = subtract(pair.science, pair.template, method)
+        pulls.append(check(result, pair.transients, max_false=3, pull_limits=(0.5, 2.3)))
+    pulls = np.concatenate(pulls)
+    assert len(pulls) >= 50
+    assert pulls.std() == pytest.approx(1.0, abs=0.05 + 3 / np.sqrt(2 * len(pulls)))
 
 
 def test_a_tenth_of_the_pixels_masked(method):

@@ -122,12 +122,14 @@ class DecorrelateTask(Task):
         corrected = whiten(image, whitener, workers=workers, side=_TILE, tolerance=self.config.tolerance)
         np.copyto(corrected, subtractedExposure.image.array, where=holes)
         target, convolved = (science, template) if templateMatched else (template, science)
+        psfs = _middle_psf(scienceExposure), _middle_psf(templateExposure)
         total = np.float32(_kernel_sum(psfMatchingKernel, subtractedExposure.bbox))
         variance = propagate_variance(
             target.excess if templateMatched else target.excess / total**2,
             convolved.excess,
             filters=whitener.pair,
             sky=whitener.sky_image(image.shape),
+            psfs=psfs if templateMatched else psfs[::-1],
         )
         result = subtractedExposure.copy()
         result.image.array[...] = corrected
@@ -178,6 +180,11 @@ class DecorrelateTask(Task):
         size = max(grid.size, self.config.psfSize)
         whitened: PsfGrid = whitener.apply_to_psf(grid, x=x, y=y, size=size)
         return psf_from_grid(whitened, box, order=min(3, nodes - 1))
+
+
+def _middle_psf(exposure: VisitImage) -> np.ndarray:
+    """PSF in the middle of an exposure, of unit sum."""
+    return sample_psf(exposure.psf, exposure.bbox, grid=1).mean()
 
 
 def _kernel_sum(kernel: Any, bbox: Box) -> float:

@@ -46,6 +46,13 @@ class ScaleVarianceConfig(Config):
         default=3.5,
         min=1.0,
     )
+    maxVarianceRatio = RangeField[float](
+        doc="Pixels of more than so many times the variance of the darker half of the image show the light "
+        "of sources, whose noise is not white in a difference, and are left out.",
+        default=1.25,
+        min=1.0,
+        inclusiveMin=False,
+    )
 
 
 class ScaleVarianceTask(Task):
@@ -100,6 +107,8 @@ class ScaleVarianceTask(Task):
                 f"Only {np.count_nonzero(use)} unmasked pixels, 100 are needed to scale the variance.",
                 nPixels=int(np.count_nonzero(use)),
             )
+        dark = use & (variance < self.config.maxVarianceRatio * np.percentile(variance[use], 25.0))
+        use = dark if np.count_nonzero(dark) >= 100 else use
         noise = np.full(pixels.shape, np.nan, dtype=np.float32)
         noise[use] = pixels[use] / np.sqrt(variance[use])
         return measure_blank_scatter(noise, side=_SQUARE, clip=self.config.sourceThreshold) ** 2

@@ -161,7 +161,12 @@ class ZogyEngine:
         )
         power = np.float32((direct.centre**2).sum() if direct.template_convolved else scale**2)
         matched_sky = direct.noise if direct.template_convolved else template.sky.scaled(float(scale) ** 2)
-        variance = propagate_variance(*excess, filters=filters.pair, sky=filters.sky_image(shape))
+        variance = propagate_variance(
+            *excess,
+            filters=filters.pair,
+            sky=filters.sky_image(shape),
+            psfs=(science.psf.mean(), template.psf.mean()),
+        )
         matched_variance = excess[1]
         matched_variance *= power
         matched_variance += matched_sky.image(shape)

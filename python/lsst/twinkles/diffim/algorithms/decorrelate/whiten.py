@@ -185,7 +185,12 @@ def source_variance(
 
 
 def propagate_variance(
-    target_excess: np.ndarray, convolved_excess: np.ndarray, *, filters: PairFunction, sky: np.ndarray
+    target_excess: np.ndarray,
+    convolved_excess: np.ndarray,
+    *,
+    filters: PairFunction,
+    sky: np.ndarray,
+    psfs: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Return the variance plane of the difference.
 
@@ -198,6 +203,9 @@ def propagate_variance(
         that the pixels of the two images went through (see `Whitener.pair`).
     sky : `numpy.ndarray`, ``(Ny, Nx)``, float32
         Variance of the blank sky of the difference; becomes the result.
+    psfs : 2-tuple of `numpy.ndarray`, ``(S, S)``, optional
+        PSFs of the two images, unit sum, with which the plane gets right what errors of PSF fluxes need;
+        without them it is that of single pixels.
 
     Returns
     -------
@@ -205,15 +213,26 @@ def propagate_variance(
         Sky and photon noise: ``v + a**2 * e_x + b**2 * e_c`` with the filters ``a`` and
         ``b`` that the pixels of the two images went through. A variance needs them to a few percent only:
         constant within tiles, their squares cut where the last percent of their sum is left.
+
+    Notes
+    -----
+    Where sky has been whitened, the photon noise of sources is not white: it went through one of the filters
+    only. The variance of a PSF flux then is not what that of single pixels tells, but two thirds of it where
+    that filter sharpens, and up to fourteen times where it is twice as wide as the PSF. With ``psfs`` each
+    term is multiplied by that ratio for a star, the smoothing of `source_variance` allowed for
+    (`_correlated_share`). On light that is wider by half, errors come out up to 4 percent too large.
     """
     variance = np.asarray(sky, dtype=np.float32)
     ny, nx = variance.shape
     x, y = (np.minimum(np.arange(0, n, _VARIANCE_TILE) + 0.5 * _VARIANCE_TILE, n - 1.0) for n in (nx, ny))
     grid_x, grid_y = (a.ravel() for a in np.meshgrid(x, y))
     pair = filters(grid_x, grid_y, _VARIANCE_SIDE)
-    for excess, transforms in zip((target_excess, convolved_excess), pair, strict=True):
+    stamps_of = (None, None) if psfs is None else psfs
+    for excess, transforms, psf in zip((target_excess, convolved_excess), pair, stamps_of, strict=True):
         squares = stamps_from_transforms(transforms, _VARIANCE_SIDE, _VARIANCE_SIDE - 1) ** 2
         total = squares.sum(axis=(1, 2), keepdims=True)
+        if psf is not None:
+            total = total * _correlated_share(transforms, squares, psf)
         cut = squares.shape[-1] // 2 - measure_extent(squares.mean(axis=0).astype(float), 0.01)
         if cut > 0:
             squares = squares[:, cut:-cut, cut:-cut]
@@ -221,3 +240,34 @@ def propagate_variance(
         stamps = squares.reshape(len(y), len(x), *squares.shape[1:]).astype(np.float32)
         run_in_threads(add_scattered, len(grid_x), excess, stamps, _VARIANCE_TILE, variance)
     return variance
+
+
+def _correlated_share(transforms: np.ndarray, squares: np.ndarray, psf: np.ndarray) -> np.ndarray:
+    """Return what the photon noise of a star adds to the variance of a PSF flux, over what its pixels tell.
+
+    Parameters
+    ----------
+    transforms : `numpy.ndarray`, ``(N, side, side // 2 + 1)``
+        Filters ``a`` that the pixels went through.
+    squares : `numpy.ndarray`, ``(N, side - 1, side - 1)``
+        Their squares, pixel by pixel.
+    psf : `numpy.ndarray`, ``(S, S)``
+        PSF ``p`` of the image.
+
+    Returns
+    -------
+    share : `numpy.ndarray`, ``(N, 1, 1)``
+        ``sum(p (a x q)**2) / sum((a**2 * p') q**2)`` with ``q = a * p`` and ``p'`` smoothed as
+        `source_variance` does; ``*`` is a convolution, ``x`` a correlation.
+    """
+    side, size = _VARIANCE_SIDE, _VARIANCE_SIDE - 1
+    cut = max(0, (psf.shape[-1] - size + 1) // 2)
+    star = transform_stamps(psf[None, cut : psf.shape[0] - cut, cut : psf.shape[1] - cut].astype(float), side)
+    width = 2 * _SMOOTHING_HALF + 1
+    smooth = transform_stamps(np.full((1, width, width), 1.0 / width**2), side) * star
+    spread = np.maximum(stamps_from_transforms(transform_stamps(squares, side) * smooth, side, size), 0.0)
+    seen = stamps_from_transforms(transforms * star, side, size)
+    weight = stamps_from_transforms(np.abs(transforms) ** 2 * star, side, size)
+    profile = stamps_from_transforms(star, side, size)
+    true, told = (profile * weight**2).sum(axis=(1, 2)), (spread * seen**2).sum(axis=(1, 2))
+    return (true / told)[:, None, None]

@@ -34,7 +34,14 @@ from .prefilter import (
     matched_filter,
 )
 from .prior import prior_kernel, prior_misfit, psf_prior_system, ridge_system
-from .solve import KernelSolution, KernelSolveError, choose_spatial_order, solve_kernel
+from .solve import (
+    KernelSolution,
+    KernelSolveError,
+    choose_spatial_order,
+    model_misfits,
+    solve_kernel,
+    stellar_misfit,
+)
 
 _CHUNK = 64
 # Stars for each term of the spatial polynomial that make an order worth trying.
@@ -43,6 +50,8 @@ _STARS_PER_TERM = 3
 _MIN_MATCHED_SNR = 5.0
 # Signal-to-noise ratio of a star as good as the PSF models, where these say what noise hides.
 _MODEL_SNR = 100.0
+# What a kernel may leave of a star, if the PSF models are true, where stars do not tell.
+_MODEL_MISFIT = 0.003
 # Rounds that determine the sum of the kernel.
 _SUM_ROUNDS = 2
 # Cells of blank sky along the longer side of the image.
@@ -189,12 +198,14 @@ def match_images(
     model = np.eye(len(basis))[0] if settings.ridge > 0 else prior_kernel(prior, covariance / _MODEL_SNR**2)
     stars, solution = _hold_to_models(stars, covariance, model, first, settings.min_sources)
     if len(settings.kernel_orders) > 1 or len(extras) > 1:
+        orders = _affordable(settings.kernel_orders, int(solution.used.sum()))
+        misfits = model_misfits(prior, n_basis=len(basis), shape=shape, orders=orders)
         order, choice, scores = choose_spatial_order(
             stars,
             solution.used,
             n_basis=len(basis),
             shape=shape,
-            orders=_affordable(settings.kernel_orders, int(solution.used.sum())),
+            orders=_following(orders, misfits, stellar_misfit(solution, stars.n_pixels)),
             background_order=settings.background_order,
             n_folds=settings.n_folds,
             extras=extras,
@@ -266,6 +277,18 @@ def _affordable(orders: tuple[int, ...], n_stars: int) -> tuple[int, ...]:
     n_terms = {order: (order + 1) * (order + 2) // 2 for order in orders}
     kept = tuple(order for order in orders if _STARS_PER_TERM * n_terms[order] <= n_stars)
     return kept or (min(orders),)
+
+
+def _following(orders: tuple[int, ...], misfits: np.ndarray, scatter: float) -> tuple[int, ...]:
+    """Return the orders with which the kernel follows the PSF models, where stars cannot tell.
+
+    What is left of stars that are not in their places outweighs what a kernel that does not vary leaves of
+    them, and cross-validation does not see it. Stars that fit as the models say decide themselves.
+    """
+    least = int(np.argmin(misfits))
+    enough = np.maximum(_MODEL_MISFIT, 2.0 * misfits[least])
+    kept = [o for o, m in zip(orders, misfits, strict=True) if m <= enough or scatter**2 < 2.0 * m**2]
+    return tuple(kept) or (orders[least],)
 
 
 def _flux_scale(convolved: MatchInput, target: MatchInput, candidates: KernelCandidates) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("prior_kernel", "prior_misfit", "psf_prior_system", "ridge_system")
+__all__ = ("prior_kernel", "prior_misfit", "psf_prior_system", "ridge_system", "solve_shape")
 
 import numpy as np
 import scipy.fft
@@ -89,7 +89,7 @@ def prior_kernel(system: StampSystem, noise: np.ndarray) -> np.ndarray:
     coefficients : `numpy.ndarray`, ``(B,)``
         Of the basis functions; the first is 1.
     """
-    return _solve_shape(system.gram[:, :-1, :-1].mean(axis=0) + noise)[0]
+    return solve_shape(system.gram[:, :-1, :-1].mean(axis=0) + noise)[0]
 
 
 def prior_misfit(system: StampSystem) -> float:
@@ -105,11 +105,11 @@ def prior_misfit(system: StampSystem) -> float:
     misfit : `float`
         Root mean square over positions of what each kernel leaves, over the pseudo-star's profile.
     """
-    return float(np.sqrt(np.mean([_solve_shape(gram)[1] for gram in system.gram[:, :-1, :-1]])))
+    return float(np.sqrt(np.mean([solve_shape(gram)[1] for gram in system.gram[:, :-1, :-1]])))
 
 
-def _solve_shape(gram: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the coefficients, of which the first is 1, with the least sum of squares, and this sum."""
+def solve_shape(gram: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the coefficients ``c``, of which the first is 1, with the least ``c gram c``, and this sum."""
     scale = np.sqrt(np.maximum(np.diag(gram)[1:], 1e-300))
     values, vectors = np.linalg.eigh(gram[1:, 1:] / scale[:, None] / scale[None, :])
     keep = values > values[-1] / _CONDITION

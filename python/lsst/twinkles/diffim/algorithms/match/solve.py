@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ("KernelSolution", "KernelSolveError", "choose_spatial_order", "solve_kernel")
+__all__ = (
+    "KernelSolution",
+    "KernelSolveError",
+    "choose_spatial_order",
+    "model_misfits",
+    "solve_kernel",
+    "stellar_misfit",
+    "with_background",
+)
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +21,7 @@ import scipy.linalg
 from ..spatial import chebyshev_coefficients, chebyshev_terms
 from .basis import AlardLuptonBasis
 from .normal import StampSystem
+from .prior import solve_shape
 
 _FALLBACK_CONDITION = 1e6
 
@@ -311,11 +320,7 @@ def _clip(
     """
     n = np.maximum(n_pixels, 1)
     reduced = chi2 / n
-    # Sums in single precision cannot tell what is left of a star below a millionth of its power.
-    level = max(np.median(reduced[used]), 1e-6 * np.median((signal**2 / n)[used]))
-    excess = np.clip(reduced - level, 0.0, None) * n / signal**2
-    brighter = used & (signal > np.median(signal[used]))
-    fraction2 = np.median(excess[brighter if brighter.any() else used])
+    level, fraction2 = _mismatch(reduced, signal, n, used)
     expected = level + fraction2 * signal**2 / n
     width = np.sqrt(2.0 / n) * level + fraction2 * signal**2 / n
     scatter = max(1.0, _robust_std(((reduced - expected) / width)[used]))
@@ -326,6 +331,20 @@ def _clip(
     flux_width = np.sqrt(level + fraction2 * signal**2)
     scatter = max(1.0, _robust_std((residual / flux_width)[used]))
     return good & (np.abs(residual) < clip_flux * scatter * flux_width)
+
+
+def _mismatch(
+    reduced: np.ndarray, signal: np.ndarray, n_pixels: np.ndarray, used: np.ndarray
+) -> tuple[float, float]:
+    """Return the reduced chi square of noise, and the sum of squares of what is left of bright stars.
+
+    The latter over the sum of squares of the star, by the median of the brighter half.
+    """
+    # Sums in single precision cannot tell what is left of a star below a millionth of its power.
+    level = max(np.median(reduced[used]), 1e-6 * np.median((signal**2 / n_pixels)[used]))
+    excess = np.clip(reduced - level, 0.0, None) * n_pixels / signal**2
+    brighter = used & (signal > np.median(signal[used]))
+    return float(level), float(np.median(excess[brighter if brighter.any() else used]))
 
 
 def _flux_errors(residual: np.ndarray, signal: np.ndarray, level: float) -> tuple[float, float]:
@@ -350,6 +369,41 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
 
 def _robust_std(values: np.ndarray) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
+
+
+def stellar_misfit(solution: KernelSolution, n_pixels: np.ndarray) -> float:
+    """Return what a solution leaves of bright stars beyond noise, as `prior_misfit` does of pseudo-stars."""
+    n = np.maximum(n_pixels, 1)
+    return _mismatch(solution.chi2, solution.signal_to_noise, n, solution.used)[1] ** 0.5
+
+
+def model_misfits(
+    prior: StampSystem, *, n_basis: int, shape: tuple[int, int], orders: Sequence[int]
+) -> np.ndarray:
+    """Return what the best kernel of each spatial order leaves of the pseudo-stars of the PSF models.
+
+    Parameters
+    ----------
+    prior : `StampSystem`
+        Pseudo-stars.
+    n_basis : `int`
+        Number of basis functions.
+    shape : `tuple` [`int`, `int`]
+        Shape of the images.
+    orders : sequence of `int`
+        Orders of the polynomials.
+
+    Returns
+    -------
+    misfits : `numpy.ndarray`, ``(n_orders,)``
+        Root mean square over positions, over the pseudo-star's profile.
+    """
+    misfits = []
+    for order in orders:
+        layout = _Layout.make(n_basis, order, 0)
+        matrix, _ = _normal_matrix(prior, layout, layout.values(prior, shape))
+        misfits.append(np.sqrt(solve_shape(matrix[:-1, :-1])[1] / len(prior)))  # the last is the background
+    return np.array(misfits)
 
 
 def choose_spatial_order(
