@@ -48,7 +48,7 @@ def test_kernel_of_the_other_task_gives_its_difference(pair, full):
     )
     np.testing.assert_allclose(result.difference.variance.array, full.difference.variance.array, rtol=1e-4)
     np.testing.assert_array_equal(result.difference.mask.array, full.difference.mask.array)
-    # The background between the two, which is fitted with a kernel and not part of it, is not in the template.
+    # The background between the two, fitted with a kernel but not part of it, is not in the template.
     smooth = result.matchedTemplate.image.array - full.matchedTemplate.image.array
     assert np.abs(np.diff(smooth, axis=0)).max() < 2e-3 * scatter and np.abs(smooth).max() < 0.1 * scatter
     centre = science.getBBox().getCenter()
