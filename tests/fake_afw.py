@@ -348,14 +348,22 @@ class PhotoCalib:
 
 
 class VisitInfo:
-    def __init__(self, *, id=0, instrumentLabel=""):
+    def __init__(self, *, id=0, instrumentLabel="", date=None, exposureTime=30.0, boresightRaDec=None):
         self._id, self._instrument = id, instrumentLabel
+        self._date, self._time, self.boresightRaDec = date, exposureTime, boresightRaDec
 
     def getId(self):
         return self._id
 
     def getInstrumentLabel(self):
         return self._instrument
+
+    def getDate(self):
+        """A date is an `astropy.time.Time`."""
+        return types.SimpleNamespace(toAstropy=lambda: self._date)
+
+    def getExposureTime(self):
+        return self._time
 
 
 class Detector:

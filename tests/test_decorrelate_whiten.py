@@ -1,7 +1,10 @@
 """The whitening filter: noise becomes white, fluxes and positions stay, the PSF follows."""
 
+import math
+
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from lsst.twinkles.diffim.algorithms.decorrelate import whiten as whiten_module
 from lsst.twinkles.diffim.algorithms.decorrelate.whiten import Whitener, source_variance, whiten
@@ -159,6 +162,28 @@ def test_extent_holds_the_filter():
 def test_claimed_variance_is_the_sum_on_one_flux_scale():
     whitener = CASES["flux scale"]
     np.testing.assert_allclose(whitener.sky_image((5, 6)), 40 + 1.4**2 * 30, rtol=1e-6)
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_variance_plane_of_a_crowded_field(follows):
+    """Where most pixels have light in them, faint light counts, and dark places have less than the median."""
+    rng = np.random.default_rng(4)
+    light = np.zeros(SHAPE)
+    n = light.size // 25
+    y, x = (rng.integers(0, extent, n) for extent in SHAPE)
+    np.add.at(light, (y, x), 2.0 * math.pi * 4.0 * rng.lognormal(4.5, 1.2, n))
+    true = 100.0 + gaussian_filter(light, 2.0, mode="wrap")
+    variance = true + (rng.normal(0, np.sqrt(true)) if follows else 0.0)
+    median = float(np.median(variance))
+    bad = np.zeros(SHAPE, bool)
+    excess = source_variance(variance.astype("f4"), noise_map(median), bad)
+    ratio = (median + excess) / true
+    assert median > 1.5 * np.percentile(true, 5)
+    low, high = np.percentile(ratio, (5, 95))
+    assert low > 0.75
+    assert high < 1.5  # beside bright stars, whose light is smoothed
+    dark = true < np.percentile(true, 10)
+    assert np.median(ratio[dark]) == pytest.approx(1.0, abs=0.15)
 
 
 def test_sources_in_a_variance_plane():

@@ -10,7 +10,6 @@ from pathlib import Path
 import fake_afw as afw
 import numpy as np
 import pytest
-from lsst.pex.config import FieldValidationError
 from lsst.pipe.base import (
     AlgorithmError,
     AnnotatedPartialOutputsError,
@@ -386,14 +385,6 @@ def test_sky_sources():
     assert not sky["detect_isPrimary"].any() and task.metadata["n_skySources"] == len(apart)
     with pytest.raises(RuntimeError, match="SkyObjectsTask"):
         make_task(doSkySources=True)
-
-
-def test_satellite_service_is_refused(monkeypatch):
-    monkeypatch.delenv("SATTLE_URI_BASE", raising=False)
-    config = DetectAndMeasureTask.ConfigClass()
-    config.run_sattle = True
-    with pytest.raises(FieldValidationError, match="SATTLE_URI_BASE"):
-        config.validate()
 
 
 class FakeContext:

@@ -122,12 +122,13 @@ def make_variance(
     gain = _effective_gain(header, unit) if gain is None else gain
     if read_noise is None:
         read_noise = find_keyword(header, READ_NOISE_KEYS, positive=False) or 0.0
-    scatter = np.maximum(sky.sigma.astype(float) ** 2, _tiny(sky))
     note = "variance made from the pixel scatter"
-    fine = fine_variance(image)
-    if 0 < fine < _CROWDED * np.median(scatter):
-        scatter *= fine / np.median(scatter)
+    fine, dark = fine_variance(image)
+    if 0 < fine < _CROWDED * np.median(sky.sigma) ** 2:
+        # The same everywhere: what cells have for sky and scatter is the light of unresolved stars.
+        sky = SkyModel(level=np.full_like(image, dark), sigma=np.full_like(image, np.sqrt(fine)))
         note += " about neighbours (of which that of whole cells is many times: a field full of sources)"
+    scatter = np.maximum(sky.sigma.astype(float) ** 2, _tiny(sky))
     background = scatter
     if gain is not None:
         predicted = np.maximum(sky.level, 0.0) / gain + (read_noise / gain) ** 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("clipped_medians", "interpolate_grid", "smooth_excess", "zero_below")
+__all__ = ("clipped_medians", "interpolate_grid", "smooth_excess", "zero_faint")
 
 import numpy as np
 
@@ -200,9 +200,10 @@ def interpolate_grid(begin, end, values, row, row_weight, column, column_weight,
 
 
 @njit(cache=True, nogil=True)
-def zero_below(begin, end, image, limit):  # type: ignore[no-untyped-def]
-    """Set what is fainter than a limit to zero in some rows, in place."""
+def zero_faint(begin, end, image, level, limit, lowest):  # type: ignore[no-untyped-def]
+    """Set what is within a limit of zero to zero, and less than ``lowest * level`` to that, in some rows."""
     for y in range(begin, end):
-        row = image[y]
+        row, floor = image[y], level[y]
         for x in range(len(row)):
-            row[x] = row[x] if row[x] >= limit else np.float32(0.0)
+            value = max(row[x], lowest * floor[x])
+            row[x] = value if abs(value) >= limit else np.float32(0.0)

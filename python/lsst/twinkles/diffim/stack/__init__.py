@@ -17,11 +17,14 @@ from .detect_config import (
     DetectAndMeasureScoreConnections,
 )
 from .preconvolve import AlardLuptonPreconvolveSubtractTask
+from .simplified import SimplifiedSubtractTask
 from .subtract_config import (
     AlardLuptonPreconvolveSubtractConfig,
     AlardLuptonPreconvolveSubtractConnections,
     AlardLuptonSubtractConfig,
     AlardLuptonSubtractConnections,
+    SimplifiedSubtractConfig,
+    SimplifiedSubtractConnections,
 )
 from .subtract_images import AlardLuptonSubtractTask
 
@@ -38,6 +41,9 @@ __all__ = (
     "DetectAndMeasureScoreConnections",
     "DetectAndMeasureScoreTask",
     "DetectAndMeasureTask",
+    "SimplifiedSubtractConfig",
+    "SimplifiedSubtractConnections",
+    "SimplifiedSubtractTask",
     "StackDetectAndMeasureConfig",
     "StackDetectAndMeasureTask",
     "StackSubtractConfig",

@@ -29,6 +29,7 @@ from .errors import bad_subtraction, no_dia_sources
 from .exposures import merge_planes, plane_pixels, visit_image_from_afw
 from .figures import footprint_ratios
 from .planes import clear_planes
+from .satellites import find_allowed
 from .score import bad_bits, significance_of
 from .sky_sources import as_detections, force_positions
 from .stack_stages import StackStages
@@ -178,6 +179,8 @@ class DetectAndMeasureTask(PipelineTask):
         streaks = self.stages.mask_streaks(exposure)
         sources = self._measure(science, matchedTemplate, exposure, detected, idFactory)
         sources = self._removeBadSources(sources)
+        if self.config.run_sattle:
+            sources = self.filterSatellites(sources, science)
         trails = self.stages.find_glints(sources)
         no_data = plane_pixels(exposure.mask, "NO_DATA")
         exposure.image.array[no_data] = 0.0
@@ -260,6 +263,12 @@ class DetectAndMeasureTask(PipelineTask):
             keep &= ~np.asarray(diaSources[flag], dtype=bool)
         self.metadata["nRemovedBadFlaggedSources"] = int(np.count_nonzero(~keep))
         self.log.info("%d of %d sources removed for their flags.", np.count_nonzero(~keep), len(keep))
+        return diaSources[keep].copy(deep=True)
+
+    def filterSatellites(self, diaSources: Any, science: Any) -> Any:
+        """Return the sources that the satellite service allows."""
+        keep = find_allowed(diaSources, science, historical=self.config.sattle_historical)
+        self.log.info("%d of %d sources removed as satellites.", np.count_nonzero(~keep), len(keep))
         return diaSources[keep].copy(deep=True)
 
     def _record_quality(self, science: Any, difference: Any, kernel_sources: Any) -> None:

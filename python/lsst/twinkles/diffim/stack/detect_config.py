@@ -28,6 +28,7 @@ from ..tasks.detection import DetectionConfig, DetectionTask
 from ..tasks.measurement import MeasurementTask
 from .background import CellBackgroundTask
 from .errors import stack_class
+from .satellites import ADDRESS_VARIABLE
 from .unused_fields import PlaceholderTask, UnusedField, add_unused_fields
 
 _DIMENSIONS = ("instrument", "visit", "detector")
@@ -278,8 +279,10 @@ class DetectAndMeasureConfig(PipelineTaskConfig, pipelineConnections=DetectAndMe
     raiseOnNoDiaSources = Field[bool](doc="Is it an error if nothing was detected?", default=True)
 
     # Satellites
-    run_sattle = Field[bool](doc="Ask the satellite service? Not built.", default=False)
-    sattle_historical = Field[bool](doc="... about the past?", default=False)
+    run_sattle = Field[bool](
+        doc="Keep only what the satellite service at $SATTLE_URI_BASE allows?", default=False
+    )
+    sattle_historical = Field[bool](doc="Tell the service that visits are not of today?", default=False)
 
     def setDefaults(self) -> None:
         """Set the stack's defaults of the stages."""
@@ -289,15 +292,15 @@ class DetectAndMeasureConfig(PipelineTaskConfig, pipelineConnections=DetectAndMe
         self.cosmicray.keepCRs = True
 
     def validate(self) -> None:
-        """Refuse what is not built."""
+        """Refuse a service without an address."""
         super().validate()
-        if self.run_sattle:
-            reason = (
-                "the satellite service is not asked by this task; use lsst.ip.diffim's."
-                if os.getenv("SATTLE_URI_BASE")
-                else "SATTLE_URI_BASE is not set, and the satellite service is not asked by this task."
+        if self.run_sattle and not os.getenv(ADDRESS_VARIABLE):
+            raise FieldValidationError(
+                type(self).run_sattle,
+                self,
+                f"run_sattle=True: the address of the satellite service is not set; put it into "
+                f"{ADDRESS_VARIABLE}.",
             )
-            raise FieldValidationError(type(self).run_sattle, self, f"run_sattle=True: {reason}")
 
 
 class DetectAndMeasureScoreConfig(

@@ -8,6 +8,8 @@ __all__ = (
     "AlardLuptonSubtractBaseConfig",
     "AlardLuptonSubtractConfig",
     "AlardLuptonSubtractConnections",
+    "SimplifiedSubtractConfig",
+    "SimplifiedSubtractConnections",
     "StackDecorrelateConfig",
 )
 
@@ -112,6 +114,28 @@ class AlardLuptonPreconvolveSubtractConnections(
         storageClass="SourceCatalog",
         dimensions=_DIMENSIONS,
     )
+
+
+class SimplifiedSubtractConnections(
+    AlardLuptonSubtractConnections, dimensions=_DIMENSIONS, defaultTemplates=_TEMPLATES
+):
+    """Datasets of the subtraction without a catalogue; names, classes and dimensions are the stack's."""
+
+    inputPsfMatchingKernel = connectionTypes.Input(
+        doc="Kernel that matches the two exposures.",
+        name="{fakesType}{coaddName}Diff_psfMatchKernel",
+        storageClass="MatchingKernel",
+        dimensions=_DIMENSIONS,
+    )
+
+    def __init__(self, *, config: Any = None) -> None:
+        super().__init__(config=config)
+        del self.sources
+        if config.useExistingKernel:
+            del self.psfMatchingKernel
+            del self.kernelSources
+        else:
+            del self.inputPsfMatchingKernel
 
 
 @add_unused_fields(
@@ -244,3 +268,14 @@ class AlardLuptonPreconvolveSubtractConfig(
     pipelineConnections=AlardLuptonPreconvolveSubtractConnections,
 ):
     """Configuration of `~lsst.twinkles.diffim.stack.preconvolve.AlardLuptonPreconvolveSubtractTask`."""
+
+
+class SimplifiedSubtractConfig(
+    AlardLuptonSubtractConfig, PipelineTaskConfig, pipelineConnections=SimplifiedSubtractConnections
+):
+    """Configuration of `~lsst.twinkles.diffim.stack.simplified.SimplifiedSubtractTask`."""
+
+    useExistingKernel = Field[bool](
+        doc="Subtract with a kernel that is there? If not, stars are sought on the science image.",
+        default=True,
+    )

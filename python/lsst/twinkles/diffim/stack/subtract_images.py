@@ -4,7 +4,9 @@ from __future__ import annotations
 
 __all__ = ("AlardLuptonSubtractTask",)
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -162,13 +164,26 @@ class AlardLuptonSubtractTask(PipelineTask):
         lsst.pipe.base.AlgorithmError
             Too few stars, or an unusable exposure.
         """
+        return self._subtract(
+            template, science, visitSummary, partial(self._match_and_subtract, sources=sources), sources
+        )
+
+    def _subtract(
+        self,
+        template: Any,
+        science: Any,
+        visit_summary: Any,
+        match: Callable[[_Pair, str], tuple[Any, Struct]],
+        sources: Any = None,
+    ) -> Struct:
+        """Subtract with what ``match`` makes of a pair and a mode: stars of a kernel, if any, and results."""
         self._validate_exposures(template, science)
         coverage = self._require_coverage(template[science.getBBox()], science)
-        pair = self._prepare_pair(template, science, visitSummary)
+        pair = self._prepare_pair(template, science, visit_summary)
         self._measure_psfs(pair)
         mode = self._choose_mode(pair)
         try:
-            kernel_sources, result = self._match_and_subtract(pair, sources, mode)
+            kernel_sources, result = match(pair, mode)
         except (AlgorithmError, ValueError) as error:
             limit = self.config.minTemplateFractionForExpectedSuccess
             if coverage < limit:
@@ -178,10 +193,12 @@ class AlardLuptonSubtractTask(PipelineTask):
                 ) from error
             raise
         results = self._assemble(pair, result)
-        results.kernelSources = kernel_sources
+        if kernel_sources is not None:
+            results.kernelSources = kernel_sources
         stars = sources if sources is not None else kernel_sources
-        for name, value in footprint_ratios(science, results.difference, stars).items():
-            self.metadata[name] = value
+        if stars is not None:
+            for name, value in footprint_ratios(science, results.difference, stars).items():
+                self.metadata[name] = value
         return results
 
     def _validate_exposures(self, template: Any, science: Any) -> None:
@@ -315,7 +332,7 @@ class AlardLuptonSubtractTask(PipelineTask):
             return self.templatePsfSize <= self.sciencePsfSize
         return bool(ours.getIxx() <= theirs.getIxx() or ours.getIyy() <= theirs.getIyy())
 
-    def _match_and_subtract(self, pair: _Pair, sources: Any, mode: str) -> tuple[Any, Struct]:
+    def _match_and_subtract(self, pair: _Pair, mode: str, sources: Any) -> tuple[Any, Struct]:
         """Choose stars, make the kernel, subtract and whiten."""
         kernel_sources = None
         if sources is not None:
@@ -334,6 +351,10 @@ class AlardLuptonSubtractTask(PipelineTask):
             kernel_sources = make_source_catalog(schema, used, half=self._kernel_size())
         self.metadata["nPsfSources"] = len(kernel_sources)
         self.metadata["convolvedExposure"] = self.engine.metadata["convolvedExposure"]
+        return kernel_sources, self._whiten(pair, result)
+
+    def _whiten(self, pair: _Pair, result: Struct) -> Struct:
+        """Return results with a white difference, if that is asked for, and ``unwhitened``."""
         result.unwhitened = result.difference
         if self.config.doDecorrelation and not result.whitened:
             result.difference = self.decorrelate.run(
@@ -344,7 +365,7 @@ class AlardLuptonSubtractTask(PipelineTask):
                 templateMatched=result.convolvedTemplate,
             ).correctedExposure
             result.whitened = True
-        return kernel_sources, result
+        return result
 
     def _kernel_size(self) -> int:
         target = self.matchedPsfSize

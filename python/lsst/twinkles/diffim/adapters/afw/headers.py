@@ -111,7 +111,7 @@ def _number(value: Any, unit: u.UnitBase) -> float | None:
 
 
 def _add_metadata(header: fits.Header, metadata: Mapping[str, Any]) -> None:
-    """Add numbers and short words as cards, sentences as comments; not what has a name of the stack's."""
+    """Add numbers and short words as cards, sentences as comments, except under names that the stack has."""
     for key, value in metadata.items():
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             continue

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from ..cells_nb import smooth_excess, zero_below
+from ..cells_nb import smooth_excess, zero_faint
 from ..convolve import TileGrid, choose_tile_grid, convolve_varying
 from ..convolve_nb import add_scattered
 from ..fourier import measure_extent, stamps_from_transforms, transform_stamps
@@ -27,6 +27,10 @@ _VARIANCE_SIDE = 64
 _VARIANCE_TILE = 320
 # Half side of the squares over which a variance plane is averaged.
 _SMOOTHING_HALF = 2
+# Noise of the mean of so many pixels over that of independent ones, at most: in resampled images.
+_CORRELATED = 3.0
+# Part of the variance of the sky that is taken from a pixel at most.
+_DARKEST = -0.8
 
 KernelFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 PairFunction = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -173,15 +177,34 @@ def source_variance(
     Returns
     -------
     excess : `numpy.ndarray`, ``(Ny, Nx)``, float32
-        Zero in blank sky and at bad pixels.
+        Zero in blank sky and at bad pixels; negative in the dark places of a field so full of sources that
+        the median of its variances, ``sky``, is not that of its darkest pixels.
     """
     smooth = np.empty(variance.shape, dtype=np.float32)
     level = sky.image(variance.shape)
     run_in_threads(smooth_excess, len(smooth), variance, level, bad, _SMOOTHING_HALF, smooth)
-    sample = smooth[:: max(1, smooth.shape[0] // 512), :: max(1, smooth.shape[1] // 512)]
-    width = MAD_TO_SIGMA * float(np.median(np.abs(sample - np.median(sample))))
-    run_in_threads(zero_below, len(smooth), smooth, np.float32(threshold * width + 1e-6 * sky.median))
+    width = _noise_of_variances(variance, level, smooth, bad)
+    limit = np.float32(threshold * width + 1e-6 * sky.median)
+    run_in_threads(zero_faint, len(smooth), smooth, level, limit, np.float32(_DARKEST))
     return smooth
+
+
+def _noise_of_variances(
+    variance: np.ndarray, level: np.ndarray, smooth: np.ndarray, bad: np.ndarray
+) -> float:
+    """Return the noise of a smoothed variance plane.
+
+    It is the scatter of the smoothed one, unless light of sources is everywhere in it: not more than three
+    times what the single pixels, which scatter about it, leave in a mean of so many independent ones.
+    """
+    every = np.s_[:: max(1, len(smooth) // 512), :: max(1, smooth.shape[1] // 512)]
+    use = ~bad[every]
+    if not use.any():
+        return 0.0
+    sample = smooth[every][use]
+    single = np.asarray(variance[every][use], float) - level[every][use] - sample
+    width, of_pixels = (MAD_TO_SIGMA * float(np.median(np.abs(v - np.median(v)))) for v in (sample, single))
+    return min(width, _CORRELATED * of_pixels / (2 * _SMOOTHING_HALF + 1))
 
 
 def propagate_variance(

@@ -110,8 +110,8 @@ def estimate_source_poisson(image: np.ndarray, sky: SkyModel, *, gain: float) ->
     return np.where(smooth > 1.5 * noise, smooth / gain, 0.0).astype(np.float32)
 
 
-def fine_variance(image: np.ndarray) -> float:
-    """Return the variance of the darker pixels about their neighbours.
+def fine_variance(image: np.ndarray) -> tuple[float, float]:
+    """Return variance about their neighbours and mean of the pixels of the darker half of an image.
 
     Parameters
     ----------
@@ -124,16 +124,20 @@ def fine_variance(image: np.ndarray) -> float:
         Of a pixel, from second differences along both axes (Immerkaer 1996, doi:10.1006/cviu.1996.0060),
         which sources that are wider than a pixel hardly have; it is that of the noise also where no pixel
         is free of stars, and less than that where the noise is smooth. NaN for fewer than 100 pixels.
+    level : `float`
+        Their mean. Which half is the darker one, an image smoothed with a Gaussian of two pixels tells, so
+        that it is not the noise that chooses.
     """
     kernel = np.array([1.0, -2.0, 1.0])
     filled = np.where(np.isfinite(image), image, np.nan).astype(float)
     rough = convolve1d(convolve1d(filled, kernel, axis=0), kernel, axis=1)[1:-1, 1:-1]
     use = np.isfinite(rough)
     if np.count_nonzero(use) < 100:
-        return float("nan")
-    level = filled[1:-1, 1:-1]
-    use &= level <= np.median(level[use])
-    return float((1.4826 * np.median(np.abs(rough[use]))) ** 2) / float((kernel**2).sum()) ** 2
+        return float("nan"), float("nan")
+    smooth = gaussian_filter(np.where(np.isfinite(filled), filled, np.nanmedian(filled)), 2.0)[1:-1, 1:-1]
+    use &= smooth <= np.median(smooth[use])
+    variance = float((1.4826 * np.median(np.abs(rough[use]))) ** 2) / float((kernel**2).sum()) ** 2
+    return variance, float(filled[1:-1, 1:-1][use].mean())
 
 
 def scatter_over_variance(image: np.ndarray, variance: np.ndarray, bad: np.ndarray) -> float:
