@@ -49,7 +49,8 @@ def main() -> int:
     print(f"\nQuasars of two images {APART} FWHM apart, S/N {QUASAR:.0f} each: {number}")
     print(f"found as two sources: {resolved} ({100 * resolved / number:.1f} %)")
     print(
-        f"their fluxes over the true ones, less 1: {error.mean():+.3f} ({error.std() / len(error) ** 0.5:.3f})"
+        f"their fluxes over the true ones, less 1: {error.mean():+.3f} "
+        f"({error.std() / len(error) ** 0.5:.3f})"
     )
     return 0
 

@@ -29,6 +29,8 @@ _FALLBACK_CONDITION = 1e6
 _MEDIAN_CHI2_1 = 0.4549
 # Stars whose noise is less than this fraction of their flux tell the mismatch that is proportional to it.
 _TYPICAL_FRACTION = 0.005
+# So many stars count as much as the brightest, at least.
+_LEAST_STARS = 9
 
 
 class KernelSolveError(RuntimeError):
@@ -355,6 +357,8 @@ def _flux_errors(residual: np.ndarray, signal: np.ndarray, level: float) -> tupl
     so that no bright star would ever be variable.
     """
     weight = signal**2 / (level + (_TYPICAL_FRACTION * signal) ** 2)
+    # Some stars together decide: one alone would have no scatter.
+    weight = np.minimum(weight, np.sort(weight)[-min(_LEAST_STARS, len(weight))])
     offset = residual / signal
     scale = _weighted_median(offset, weight)
     excess = (offset - scale) ** 2 / _MEDIAN_CHI2_1 - level / signal**2
