@@ -106,6 +106,32 @@ def test_a_line_is_looked_at_once(monkeypatch):
     assert len(find(noise_with_residuals(np.random.default_rng(1)) + trail.astype(np.float32))) <= 3
 
 
+@pytest.mark.parametrize("spacing, beta", [(20, None), (30, None), (45, 3.0), (30, 2.5), (60, 2.5)])
+def test_a_row_of_very_bright_transients_is_no_trail(spacing, beta):
+    """Their wings meet, so that there is light all the way, but not the same."""
+    rng = np.random.default_rng(9)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    image = rng.normal(size=SHAPE)
+    for k, x0 in enumerate(np.arange(15, 490, spacing)):
+        r2 = (x - x0) ** 2 + (y - 200 - 0.15 * x0) ** 2
+        profile = np.exp(-r2 / 8) if beta is None else (1 + r2 / 3.5**2) ** -beta
+        image += 1e4 * (1 + k % 3) * profile
+    assert find(image.astype(np.float32)) == []
+
+
+def test_trail_that_flickers_and_crosses_stars():
+    """A satellite that tumbles, its light between .4 and 1, over stars as bright as you like."""
+    rng = np.random.default_rng(10)
+    for height in (1.0, 5.0, 200.0):
+        trail, distance = draw_trail(SHAPE, (10.0, 80.0, 490.0, 330.0), sigma=2.0, height=height)
+        x = np.arange(SHAPE[1])
+        image = noise_with_residuals(rng) + trail * (0.7 + 0.3 * np.sin(x / 15.0))
+        for k in (100, 240, 380):
+            image[int(80 + (k - 10) * 250 / 480) - 4 :][:8, k : k + 9] += 1e5
+        found = find(image.astype(np.float32))
+        assert len(found) == 1 and streak_mask(found, SHAPE)[distance < 2.0].mean() > 0.9
+
+
 def test_bad_pixels_do_not_count():
     rng = np.random.default_rng(6)
     image, bad = rng.normal(size=SHAPE).astype(np.float32), np.zeros(SHAPE, bool)

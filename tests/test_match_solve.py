@@ -11,7 +11,6 @@ from lsst.twinkles.diffim.algorithms.match.solve import (
     KernelSolveError,
     choose_spatial_order,
     solve_kernel,
-    with_background,
 )
 from lsst.twinkles.diffim.algorithms.match.stamps_nb import convolve_stamps
 from lsst.twinkles.diffim.algorithms.spatial import chebyshev_terms
@@ -114,9 +113,6 @@ def test_the_kernel_of_the_solution_is_made_of_its_terms():
         solution.evaluate(x=x, y=y), stars.kernels(solution.kernel_terms, x, y), atol=1e-12
     )
     assert solution.coefficient_matrices().shape == (len(BASIS), 2, 2)
-    changed = with_background(solution, np.array([2.0]))
-    assert changed.background_terms[0] == solution.background_terms[0] + 2.0
-    assert changed.kernel_terms is solution.kernel_terms
 
 
 def formal_errors(system_size, terms, *, noise, flux):

@@ -292,6 +292,20 @@ def test_noise_of_a_crowded_field_is_that_of_its_photons(tmp_path):
     assert max(places) < 1.25 * min(places)
 
 
+def test_smoothed_noise_is_not_taken_for_a_crowded_field(tmp_path):
+    """Its neighbours differ as little as those of stars, but it is as often dark as bright."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(5)
+    noise = gaussian_filter(rng.normal(0, 100, (256, 256)), 1.5)
+    for x, y in rng.uniform(10, 246, (30, 2)):
+        noise += draw_stars(noise.shape, [(x, y)], sigma=2.0, flux=4e4)
+    exposure = read_exposure(write_plain(tmp_path / "a.fits", noise.astype("f4"), psf=2.0))
+    assert "full of sources" not in exposure.metadata["madeVariance"]
+    scatter = 100 / (2 * np.sqrt(np.pi) * 1.5)
+    assert np.sqrt(np.median(exposure.variance.array)) == pytest.approx(scatter, rel=0.1)
+
+
 # A variance that does not fit ---------------------------------------------------
 
 

@@ -1,8 +1,10 @@
 """Proper subtraction: filters, kernels and variances, on images whose PSFs are known."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 from small_pairs import draw
 
 from lsst.twinkles.diffim.algorithms.convolve import choose_tile_grid, convolve_varying, make_tile_grid
@@ -363,3 +365,31 @@ def test_without_sources_the_variance_is_that_of_the_sky():
     variance = propagate_variance(none, none, filters=CASES["equal"].pair, sky=sky)
     np.testing.assert_allclose(variance, sky, rtol=1e-6)
     assert variance.dtype == np.float32
+
+
+def measured(sigma, seed):
+    """A PSF as one is measured: with noise, which is all that it has at the highest frequencies."""
+    stamp = ellipse(SIZE, sigma, sigma)
+    stamp = stamp + np.random.default_rng(seed).normal(0, 3e-6, stamp.shape)
+    return PsfGrid.constant(stamp / stamp.sum())
+
+
+def test_filters_that_do_not_fit_leave_no_ghosts_of_stars():
+    """The noise in two measured PSFs makes filters as long as one likes; their cut must not be seen."""
+    filters = make_filters(measured(2.6, 1), measured(2.2, 2))
+    assert filters.extent(x=150.0, y=150.0, tolerance=1e-6) > 64
+    images, true = [], (filters.base.psf_science, filters.base.psf_template)
+    for psf in true:
+        image = np.zeros(SHAPE, np.float32)
+        image[150 - SIZE // 2 : 150 + SIZE // 2 + 1, 165 - SIZE // 2 : 165 + SIZE // 2 + 1] = psf.stamps[0, 0]
+        images.append(image)
+    grid = make_tile_grid(SHAPE, halo=64, side=360)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    far = np.maximum(np.abs(y - 150), np.abs(x - 165)) > 40
+    left = {}
+    for taper in (0, 24):
+        pair = partial(filters.compact, half=64, side=grid.side, taper=taper)
+        difference = convolve_varying(images, pair, grid, workers=1, tolerance=1e-5)
+        left[taper] = np.abs(gaussian_filter(difference, 2.0))[far].max()
+    assert left[24] < 0.1 * left[0], left
+    assert left[24] < 2e-6, left

@@ -34,8 +34,10 @@ _RIM_DEPTH = 4
 _RIM_SIGMA = 2.0
 # The header's noise has to agree with the pixels' within these factors to be believed.
 _BELIEVABLE = (0.6, 1.6)
-# Scatter about neighbours below this part of that within cells tells of a field without blank sky.
+# Scatter about neighbours below this part of that within cells tells of a field without blank sky, or of
+# smoothed noise; sources spread the brighter half of the pixels so many times as far as the darker one.
 _CROWDED = 0.3
+_SKEWED = 1.5
 # A sky of this many of its own standard deviations has not been subtracted.
 _SKY_PRESENT = 5.0
 _DEFAULT_SCALE_ARCSEC = 0.2
@@ -124,7 +126,7 @@ def make_variance(
         read_noise = find_keyword(header, READ_NOISE_KEYS, positive=False) or 0.0
     note = "variance made from the pixel scatter"
     fine, dark = fine_variance(image)
-    if 0 < fine < _CROWDED * np.median(sky.sigma) ** 2:
+    if 0 < fine < _CROWDED * np.median(sky.sigma) ** 2 and _is_skewed(image, sky):
         # The same everywhere: what cells have for sky and scatter is the light of unresolved stars.
         sky = SkyModel(level=np.full_like(image, dark), sigma=np.full_like(image, np.sqrt(fine)))
         note += " about neighbours (of which that of whole cells is many times: a field full of sources)"
@@ -221,6 +223,13 @@ def _effective_gain(header: fits.Header, unit: u.UnitBase) -> float | None:
     if gain is None or unit not in (u.adu, u.adu / u.s):
         return None
     return gain if unit == u.adu else gain * exposure
+
+
+def _is_skewed(image: np.ndarray, sky: SkyModel) -> bool:
+    """Tell whether pixels spread farther to the bright side than to the dark one."""
+    values = image - sky.level
+    low, middle, high = np.percentile(values[np.isfinite(values)], (16.0, 50.0, 84.0))
+    return bool(high - middle > _SKEWED * (middle - low))
 
 
 def _gain_of_sky(sky: SkyModel, scatter: np.ndarray) -> float | None:

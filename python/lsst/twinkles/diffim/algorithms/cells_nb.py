@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("clipped_medians", "interpolate_grid", "smooth_excess", "zero_faint")
+__all__ = ("MAD_TO_SIGMA", "clipped_medians", "interpolate_grid", "smooth_excess", "zero_faint")
 
 import numpy as np
 

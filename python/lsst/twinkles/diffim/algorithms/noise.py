@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ("NoiseMap", "fit_sky", "measure_photon_variance", "pixel_noise_ratio", "sky_variance_map")
+__all__ = (
+    "MAD_TO_SIGMA",
+    "NoiseMap",
+    "fit_sky",
+    "measure_photon_variance",
+    "pixel_noise_ratio",
+    "sky_variance_map",
+)
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from .cells_nb import clipped_medians, interpolate_grid
+from .cells_nb import MAD_TO_SIGMA, clipped_medians, interpolate_grid
 from .in_threads import run_in_threads
 from .spatial import chebyshev_terms
 
-MAD_TO_SIGMA = 1.4826
 _CLIP = 3.0
 _ITERATIONS = 3
 

@@ -8,25 +8,19 @@ __all__ = (
     "FromTemplatePipelineTask",
 )
 
-from typing import Any
-
 from lsst.pipe.base import (
-    AlgorithmError,
-    AnnotatedPartialOutputsError,
     InputQuantizedConnection,
     OutputQuantizedConnection,
     PipelineTask,
     PipelineTaskConfig,
     PipelineTaskConnections,
     QuantumContext,
-    Struct,
     connectionTypes,
 )
 
 from ..tasks.image_difference import ImageDifferenceConfig, ImageDifferenceTask
-from .ids import DiaSourceIdFactory
 from .image_difference import ImageDifferenceConnections
-from .provenance import describe_template
+from .quantum import difference_quantum
 
 _DIMENSIONS = ("instrument", "visit", "detector")
 
@@ -93,21 +87,12 @@ class FromTemplatePipelineTask(PipelineTask, ImageDifferenceTask):
         outputRefs: OutputQuantizedConnection,
     ) -> None:
         """Read the two exposures, run, write what is configured."""
-        data_id = butlerQC.quantum.dataId
-        assert data_id is not None, "guaranteed by the dimensions of the task"
         inputs = butlerQC.get(inputRefs)
-        factory = DiaSourceIdFactory(int(data_id["visit"]), int(data_id["detector"]))
-        try:
-            result = self.run(inputs["exposure"], inputs["template"], idFactory=factory)
-        except AlgorithmError as error:
-            raise AnnotatedPartialOutputsError.annotate(error, self, log=self.log) from error
-        difference = result.subtractedExposure
-        difference.templates = [describe_template(difference, inputs["template"], inputRefs.template)]
-        outputs: dict[str, Any] = {
-            "differenceExp": difference,
-            "matchedExp": result.matchedExposure,
-            "warpedExp": result.warpedExposure,
-            "diaSrc": result.diaSources,
-        }
-        wanted = {name for name, _ in outputRefs}
-        butlerQC.put(Struct(**{k: v for k, v in outputs.items() if k in wanted}), outputRefs)
+        difference_quantum(
+            self,
+            butlerQC,
+            outputRefs,
+            science=inputs["exposure"],
+            template=inputs["template"],
+            template_ref=inputRefs.template,
+        )

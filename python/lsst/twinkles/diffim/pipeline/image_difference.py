@@ -13,35 +13,27 @@ __all__ = (
 import logging
 from collections import defaultdict
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lsst.daf.butler import (
     DataCoordinate,
     DatasetNotFoundError,
-    DeferredDatasetHandle,
     MissingDatasetTypeError,
 )
 from lsst.pex.config import ChoiceField, Field
 from lsst.pipe.base import (
-    AlgorithmError,
-    AnnotatedPartialOutputsError,
     InputQuantizedConnection,
     OutputQuantizedConnection,
     PipelineTask,
     PipelineTaskConfig,
     PipelineTaskConnections,
     QuantumContext,
-    Struct,
     connectionTypes,
 )
 
-from ..tasks.difference_image import score_exposure
-from ..tasks.errors import BadSubtractionError
 from ..tasks.image_difference import ImageDifferenceConfig, ImageDifferenceTask
 from ..tasks.twinkles_image_difference import set_twinkles_defaults
-from .ids import DiaSourceIdFactory
-from .provenance import describe_template
+from .quantum import difference_quantum
 from .select_templates import chosen_templates, rows_of
 
 if TYPE_CHECKING:
@@ -321,50 +313,16 @@ class ImageDifferencePipelineTask(PipelineTask, ImageDifferenceTask):
         science = handles.pop(science_visit).get()
         # Beside the science exposure there is the visit that is the template, or none.
         template_handle = inputs["template"] if "template" in inputs else next(iter(handles.values()))
-        template = template_handle.get()
-        factory = DiaSourceIdFactory(science_visit, int(data_id["detector"]))
-        put = partial(self._put, butlerQC, outputRefs, template, template_handle)
-        if "templateChoices" in inputs:
-            put = partial(put, scores=rows_of(inputs["templateChoices"], science_visit))
-        try:
-            result = self.run(science, template, idFactory=factory)
-        except BadSubtractionError as error:
-            if error.partial_outputs is not None:
-                put(error.partial_outputs)
-            raise AnnotatedPartialOutputsError.annotate(error, self, log=self.log) from error
-        except AlgorithmError as error:
-            raise AnnotatedPartialOutputsError.annotate(error, self, log=self.log) from error
-        put(result)
-
-    def _put(
-        self,
-        butlerQC: QuantumContext,
-        outputRefs: OutputQuantizedConnection,
-        template: Any,
-        template_handle: DeferredDatasetHandle,
-        result: Struct,
-        scores: Any = None,
-    ) -> None:
-        """Write what is configured."""
-        self._attach_template(result, template, template_handle)
-        outputs = {
-            "differenceExp": result.subtractedExposure,
-            "matchedExp": result.matchedExposure,
-            "warpedExp": result.warpedExposure,
-            "scoreExp": score_exposure(result) if self.config.doWriteScoreExp else None,
-            "diaSrc": result.diaSources,
-            "kernelSrc": result.subtractRes.kernelSources,
-            "metrics": result.metrics,
-            "spatiallySampledMetrics": result.spatiallySampledMetrics,
-            "templateScores": scores,
-        }
-        wanted = {name for name, _ in outputRefs}
-        butlerQC.put(Struct(**{k: v for k, v in outputs.items() if k in wanted}), outputRefs)
-
-    def _attach_template(self, result: Struct, template: Any, handle: DeferredDatasetHandle) -> None:
-        """Note in the difference image which dataset was the template."""
-        difference = result.subtractedExposure
-        difference.templates = [describe_template(difference, template, handle.ref)]
+        choices = inputs.get("templateChoices")
+        difference_quantum(
+            self,
+            butlerQC,
+            outputRefs,
+            science=science,
+            template=template_handle.get(),
+            template_ref=template_handle.ref,
+            scores=None if choices is None else rows_of(choices, science_visit),
+        )
 
 
 class TwinklesImageDifferencePipelineConfig(

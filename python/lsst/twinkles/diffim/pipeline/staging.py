@@ -61,6 +61,8 @@ _LOG = logging.getLogger(__name__)
 
 STAGING_DIRECTORY = ".staging"
 _LOCK_NAME = "lock"
+# Stands in a lock that its owner has taken; one that has none yet is left alone for a while.
+_HELD = b"held"
 _LOCK_GRACE_S = 10.0
 _COMMIT_ATTEMPTS = 5
 
@@ -142,6 +144,8 @@ class StagedDatasets:
             # Held as long as this process lives: tells others that the directory is in use.
             self._lock = (self._directory / _LOCK_NAME).open("wb")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._lock.write(_HELD)
+            self._lock.flush()
         return self
 
     def __exit__(
@@ -375,7 +379,8 @@ def remove_stale_stages(root: Path) -> None:
     """Remove staging directories of processes that are gone."""
     for directory in (Path(root) / STAGING_DIRECTORY).glob("*"):
         with suppress(OSError), (directory / _LOCK_NAME).open("rb") as lock:
-            if time.time() - os.fstat(lock.fileno()).st_mtime < _LOCK_GRACE_S:
+            state = os.fstat(lock.fileno())
+            if state.st_size == 0 and time.time() - state.st_mtime < _LOCK_GRACE_S:
                 continue  # its owner may be about to take the lock
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _LOG.info("Removing files left over from an interrupted run in %s.", directory)

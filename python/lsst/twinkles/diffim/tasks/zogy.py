@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ..algorithms.psf_grid import PsfGrid
 
 _TILE = 512
+# Reach in pixels of the filters of the difference at most, and pixels over which longer ones fade out.
+_LARGEST_HALO = 64
+_TAPER = 24
 _KERNEL_NODES = 7
 _KERNEL_ORDER = 4
 _KERNEL_TOLERANCE = 1e-5
@@ -229,11 +232,13 @@ class ZogyEngine:
         science, template = (
             (filled, direct.source_image) if direct.template_convolved else (direct.source_image, filled)
         )
-        halo = int(np.clip(filters.extent(x=nx / 2, y=ny / 2, tolerance=1e-6), 8, 64))
+        extent = filters.extent(x=nx / 2, y=ny / 2, tolerance=1e-6)
+        halo = int(np.clip(extent, 8, _LARGEST_HALO))
         grid = choose_tile_grid(
             (ny, nx), halo=halo, side=_TILE, error=filters.noise_loss, largest_error=_LARGEST_LOSS
         )
-        pair = partial(filters.compact, half=halo, side=grid.side)
+        taper = _TAPER if extent > halo else 0
+        pair = partial(filters.compact, half=halo, side=grid.side, taper=taper)
         return convolve_varying(
             [science, template], pair, grid, workers=get_num_threads(), tolerance=_TOLERANCE
         )

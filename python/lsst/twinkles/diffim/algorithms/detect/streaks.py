@@ -18,6 +18,11 @@ _BLOCK = 24
 _SHEAR = np.arange(-6, 7)
 _END_SIGNIFICANCE = 1.0
 _MIN_POSITIVE_BLOCKS = 0.75
+_PIECE_SIGNIFICANCE = 3.0
+_CONTINUITY = 0.25
+"""The fainter tenth of a trail's pieces has at least this part of the light of the median one. Half way
+between the stars of a row there is much less than a quarter way, unless they merge."""
+
 _MASKED_LIGHT = 0.1
 """Mean significance of a pixel up to which a trail is masked: less adds 0.7 sigma to the flux of a PSF of
 50 pixels."""
@@ -37,6 +42,8 @@ class Streak:
         Signed significance of all of its light.
     mean : `float`
         Median significance of the pixels on its middle.
+    is_continuous : `bool`
+        Whether there is light all along it, and not that of single sources in a row.
     """
 
     x0: float
@@ -46,6 +53,7 @@ class Streak:
     width: float
     significance: float
     mean: float
+    is_continuous: bool = True
 
     @property
     def length(self) -> float:
@@ -94,7 +102,7 @@ def find_streaks(
     whose partial sums find trails that end within the image, too (Nir, Zackay & Ofek 2018,
     doi:10.3847/1538-3881/aaddff). Pixels and squares are clipped at 3 sigma, so that a star is worth no
     more than a few sigma however bright, and a candidate has to be there along its whole length: in the
-    median, and in three quarters of its pieces.
+    median, in three quarters of its pieces, and without gaps in its light, as the bright stars of a row have.
     """
     shape = tuple(-(-side // bin_factor) for side in image.shape)
     binned = np.zeros(shape, dtype=np.float32)
@@ -109,7 +117,8 @@ def find_streaks(
         # What was found has to go, too, lest it be found again: the trail may run elsewhere.
         _erase(binned, ends, 2.0 * bin_factor, bin_factor)
         if streak is not None and abs(streak.significance) >= threshold and streak.length >= min_length:
-            found.append(streak)
+            if streak.is_continuous:
+                found.append(streak)
             ends = np.array([streak.x0, streak.y0, streak.x1, streak.y1])
             _erase(binned, ends, streak.width, bin_factor)
     return found
@@ -193,11 +202,7 @@ def _refine(
     for extend in (False, True, False):
         # First the piece that was found, then beyond its ends, then the whole for the last time.
         course = _extend(_Course.through(ends), image.shape) if extend else _Course.through(ends)
-        samples = np.empty((course.length, 2 * half + 1), dtype=np.float32)
-        sample_across(
-            image, variance, bad, course.x, course.y, course.dx, course.dy, course.length, half,
-            np.float32(_SAMPLE_CLIP), samples,
-        )  # fmt: skip
+        samples = _sample(image, variance, bad, course, half, _SAMPLE_CLIP)
         blocks = _block_sums(np.clip(samples, -_PIXEL_CLIP, _PIXEL_CLIP))
         if len(blocks) == 0:
             return None
@@ -269,11 +274,7 @@ def _describe(
 ) -> Streak | None:
     """Measure a trail between its ends; `None` if it is not there along its length."""
     course = _Course.through(ends)
-    samples = np.empty((course.length, 2 * half + 1), dtype=np.float32)
-    sample_across(
-        image, variance, bad, course.x, course.y, course.dx, course.dy, course.length, half,
-        np.float32(_SAMPLE_CLIP), samples,
-    )  # fmt: skip
+    samples = _sample(image, variance, bad, course, half, _SAMPLE_CLIP)
     covered: np.ndarray = np.isfinite(samples).sum(axis=0) >= max(8, course.length // 4)
     if not covered[half]:
         return None
@@ -292,6 +293,7 @@ def _describe(
     pieces = _block_sums(core).sum(axis=1)
     if profile[middle] < level or (pieces > 0).mean() < _MIN_POSITIVE_BLOCKS:
         return None
+    light = _sample(image, variance, bad, course, half, np.inf)[:, max(0, middle - 1) : middle + 2]
     shift = (left + right) / 2 - half
     (x0, y0), (x1, y1) = course.point(0.0, shift), course.point(course.length - 1.0, shift)
     number = int(np.count_nonzero(np.isfinite(core)))
@@ -300,7 +302,40 @@ def _describe(
         width=right - left + 3.0,
         significance=sign * float(np.nansum(core)) / max(number, 1) ** 0.5,
         mean=sign * float(profile[middle]),
+        is_continuous=_is_continuous(sign * light),
     )  # fmt: skip
+
+
+def _sample(
+    image: np.ndarray, variance: np.ndarray, bad: np.ndarray, course: _Course, half: int, clip: float
+) -> np.ndarray:
+    """Return significances on and beside a line, clipped, ``(length, 2 half + 1)``, NaN without data."""
+    samples = np.empty((course.length, 2 * half + 1), dtype=np.float32)
+    where = course.x, course.y, course.dx, course.dy, course.length, half
+    sample_across(image, variance, bad, *where, np.float32(clip), samples)
+    return samples
+
+
+def _is_continuous(light: np.ndarray) -> bool:
+    """Tell whether light along a line, ``(length, columns)``, has no gaps, in pieces long enough to tell."""
+    good = np.isfinite(light)
+    number = good.sum(axis=1)
+    total = np.where(good, light, 0.0).sum(axis=1)
+    usable = number > 0
+    height = float(np.median(total[usable] / number[usable]))
+    if height <= 0.0:
+        return False
+    pixels = _PIECE_SIGNIFICANCE**2 / height**2 / light.shape[1]
+    length = int(np.clip(np.ceil(pixels), 1, max(1, len(light) // 4)))
+    starts = np.arange(0, len(light) - length + 1, length)
+    number, total = (np.add.reduceat(v, starts)[: len(starts)] for v in (number, total))
+    pieces = total[number > 0] / number[number > 0]
+    if np.median(pieces) <= 0.0:
+        return False
+    # The ends are known to a block only.
+    bright = np.flatnonzero(pieces > 0.5 * np.median(pieces))
+    low, middle = np.quantile(pieces[bright[0] : bright[-1] + 1], (0.1, 0.5))
+    return bool(low >= _CONTINUITY * middle)
 
 
 def _erase(binned: np.ndarray, ends: np.ndarray, width: float, factor: int) -> None:

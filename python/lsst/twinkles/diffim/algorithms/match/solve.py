@@ -9,11 +9,10 @@ __all__ = (
     "model_misfits",
     "solve_kernel",
     "stellar_misfit",
-    "with_background",
 )
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
@@ -489,8 +488,3 @@ def _solve_positive(matrix: np.ndarray, moment: np.ndarray) -> np.ndarray | None
     except scipy.linalg.LinAlgError:
         return _solve(matrix, moment, _FALLBACK_CONDITION)[0]
     return scipy.linalg.cho_solve(factor, moment / scale, check_finite=False) / scale
-
-
-def with_background(solution: KernelSolution, correction: np.ndarray) -> KernelSolution:
-    """Return the solution with its background polynomial changed by ``correction``."""
-    return replace(solution, background_terms=solution.background_terms + correction)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..fourier import shift_and_slopes
+from ..noise import MAD_TO_SIGMA
 from ..psf_grid import PsfGrid
 from .prefilter import cut_stamps
 
-_MAD_TO_SIGMA = 1.4826
 # Stars that a scatter is measured from at least, and the share of them with the smallest errors that is used.
 _FEWEST = 10
 _BEST_SHARE = 1 / 3
@@ -57,7 +57,7 @@ class StarOffsets:
 
 
 def _robust_variance(values: np.ndarray) -> float:
-    return float((_MAD_TO_SIGMA * np.median(np.abs(values - np.median(values)))) ** 2)
+    return float((MAD_TO_SIGMA * np.median(np.abs(values - np.median(values)))) ** 2)
 
 
 def measure_star_offsets(

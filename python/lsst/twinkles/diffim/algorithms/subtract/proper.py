@@ -107,17 +107,23 @@ class DifferenceFilters:
         white = np.sqrt(total / (vs * _power(science) + vt * _power(template)))
         return science * white, template * white
 
-    def compact(self, x: np.ndarray, y: np.ndarray, *, half: int, side: int) -> list[np.ndarray]:
+    def compact(
+        self, x: np.ndarray, y: np.ndarray, *, half: int, side: int, taper: int = 0
+    ) -> list[np.ndarray]:
         """Return ``a`` and ``-b`` cut to stamps of ``2 half + 1`` pixels, as transforms of a larger ``side``.
 
-        Made from transforms that are just large enough: the ratios of PSFs take most of the time.
+        Made from transforms that are just large enough: the ratios of PSFs take most of the time. Filters
+        that are longer fade out over ``taper`` pixels at the rim. At frequencies that neither PSF passes the
+        ratio of two measured PSFs is noise, which has no end in pixels and does not matter, because no star
+        has such frequencies; cut off sharply it would, with a ghost of each star along the cut.
         """
         small = scipy.fft.next_fast_len(2 * half + _MARGIN, real=True)
         a, b = self.pair(x, y, min(small, side))
         if small >= side:
             return [a, -b]
+        window = _fade_out(2 * half + 1, taper)
         return [
-            transform_stamps(stamps_from_transforms(filters, small, 2 * half + 1), side)
+            transform_stamps(stamps_from_transforms(filters, small, 2 * half + 1) * window, side)
             for filters in (a, -b)
         ]
 
@@ -164,6 +170,13 @@ def _spread(corners: np.ndarray) -> np.ndarray:
     """Return first and last corner of up to three of the tiles along an axis, ``(3, 2)``."""
     first = np.unique(np.linspace(0, len(corners) - 2, 3).astype(int))
     return np.stack([corners[first], corners[first + 1]], axis=1)
+
+
+def _fade_out(size: int, taper: int) -> np.ndarray:
+    """Return a window ``(size, size)``, float32, that falls as a cosine over so many pixels at its rim."""
+    rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(taper) + 1) / (taper + 1))
+    window = np.concatenate([rise, np.ones(size - 2 * taper), rise[::-1]])
+    return np.outer(window, window).astype(np.float32)
 
 
 def _power(transform: np.ndarray) -> np.ndarray:
