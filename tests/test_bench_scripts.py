@@ -281,7 +281,7 @@ def test_separations_of_dipoles_within_their_errors(script):
         n = len(values)
         assert n > 100
         assert abs(values.mean()) < 0.05 + 4 / np.sqrt(n)
-        # Errors may be too large by a tenth: the photon noise of dipoles is less correlated than that of sources.
+        # Errors may be too large by a tenth: the photon noise of dipoles is less correlated than of sources.
         assert 0.87 - 4 / np.sqrt(2 * n) < values.std() < 1.05 + 4 / np.sqrt(2 * n)
 
 
