@@ -66,7 +66,7 @@ def count_pair(case: str, seed: int, size: int, kernel: str) -> np.ndarray:
     truth = pair.truth[~masked[row, column]]
     counts = []
     for sources in (detect_ideally(pair, masked), result.diaSources):
-        good = ~np.any([np.asarray(sources[name]) for name in FLAGS if name in sources.colnames], axis=0)
+        good = ~np.any([np.asarray(sources[name]) for name in FLAGS], axis=0)
         compared = compare_with_truth(sources[good], truth, threshold=THRESHOLD)
         # Of two that are close the ideal has one peak, and the catalogue may have both.
         expected = compared.alone & (np.asarray(truth["snr"]) >= THRESHOLD)
@@ -109,6 +109,8 @@ def detect_ideally(pair: Any, masked: np.ndarray) -> Any:
     one = np.ones(len(good.x))
     table = Table({"x": good.x, "y": good.y, "isNegative": good.significance < 0})
     table["psfFlux"] = table["psfFluxErr"] = one
+    for name in FLAGS:
+        table[name] = one > 1.0
     return table
 
 
