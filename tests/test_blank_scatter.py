@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lsst.twinkles.diffim.algorithms.blank_scatter import measure_blank_scatter
+from lsst.twinkles.diffim.algorithms.blank_scatter import find_dark_pixels, measure_blank_scatter
 
 SHAPE = (600, 700)
 
@@ -44,3 +44,15 @@ def test_pixels_that_are_nan_do_not_count():
 def test_sources_everywhere():
     pixels = with_sources(noise(), 6000, 60.0)
     assert np.isfinite(measure_blank_scatter(pixels, side=4, clip=3.5))
+
+
+def test_dark_pixels_on_a_sky_that_is_steep():
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]] / 600.0
+    variance = 100.0 + 400.0 * x + 300.0 * y
+    bright = np.zeros(SHAPE, bool)
+    bright[200:215, 300:320] = bright[64:70, ::7] = True
+    variance[bright] *= 1.6
+    variance[400:500, 100:130] = np.nan
+    dark = find_dark_pixels(variance, cell=(16, 64), ratio=1.25)
+    assert not dark[bright].any() and not dark[400:500, 100:130].any()
+    assert dark[~bright & np.isfinite(variance)].mean() > 0.9

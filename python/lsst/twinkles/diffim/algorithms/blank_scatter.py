@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("measure_blank_scatter",)
+__all__ = ("find_dark_pixels", "measure_blank_scatter")
 
 import numpy as np
 from scipy import ndimage
@@ -10,6 +10,34 @@ from scipy import ndimage
 # Standard deviation of a normal distribution over its interquartile range, and over its median deviation.
 _SIGMA_PER_IQR = 0.741301109252801
 _SIGMA_PER_MAD = 1.482602218505602
+
+
+def find_dark_pixels(variance: np.ndarray, *, cell: tuple[int, int], ratio: float) -> np.ndarray:
+    """Tell which pixels show no light of sources, by their variance.
+
+    Parameters
+    ----------
+    variance : `numpy.ndarray`, ``(Ny, Nx)``
+        Variance, NaN for pixels that are not used.
+    cell : 2-tuple of `int`
+        Height and width in pixels of the cells of which the darkest quarter tells the level.
+    ratio : `float`
+        Pixels of more than so many times that level are not dark.
+
+    Returns
+    -------
+    dark : `numpy.ndarray`, ``(Ny, Nx)``, bool
+    """
+    (ny, nx), (height, width) = variance.shape, cell
+    rows, columns = -(-ny // height), -(-nx // width)
+    padded = np.full((rows * height, columns * width), np.nan, dtype=np.float32)
+    padded[:ny, :nx] = variance
+    cells = padded.reshape(rows, height, columns, width).transpose(0, 2, 1, 3).reshape(rows, columns, -1)
+    # NaN sorts last.
+    ordered = np.sort(cells, axis=-1)
+    quarter = np.isfinite(cells).sum(axis=-1, keepdims=True) // 4
+    level = np.take_along_axis(ordered, quarter, axis=-1)[..., 0]
+    return variance < ratio * np.repeat(np.repeat(level, height, 0), width, 1)[:ny, :nx]
 
 
 def measure_blank_scatter(noise: np.ndarray, *, side: int, clip: float) -> float:

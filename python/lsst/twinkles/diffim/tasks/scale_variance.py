@@ -12,7 +12,7 @@ from lsst.pex.config import Config, ListField, RangeField
 from lsst.pipe.base import Struct, Task
 
 from ..adapters.masks import bad_pixels
-from ..algorithms.blank_scatter import measure_blank_scatter
+from ..algorithms.blank_scatter import find_dark_pixels, measure_blank_scatter
 from .errors import ImageDifferenceError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Side of the squares in which sources are looked for, and rows of a band: a few of them.
 _SQUARE, _BAND = 4, 16
+# Width of the cells, a band high, whose darkest quarter tells the variance of the sky there.
+_CELL = 64
 
 
 class ScaleVarianceConfig(Config):
@@ -47,8 +49,8 @@ class ScaleVarianceConfig(Config):
         min=1.0,
     )
     maxVarianceRatio = RangeField[float](
-        doc="Pixels of more than so many times the variance of the darker half of the image show the light "
-        "of sources, whose noise is not white in a difference, and are left out.",
+        doc="Pixels of more than so many times the variance of the darkest quarter of those around show the "
+        "light of sources, whose noise is not white in a difference, and are left out.",
         default=1.25,
         min=1.0,
         inclusiveMin=False,
@@ -107,7 +109,8 @@ class ScaleVarianceTask(Task):
                 f"Only {np.count_nonzero(use)} unmasked pixels, 100 are needed to scale the variance.",
                 nPixels=int(np.count_nonzero(use)),
             )
-        dark = use & (variance < self.config.maxVarianceRatio * np.percentile(variance[use], 25.0))
+        known = np.where(use, variance, np.float32(np.nan))
+        dark = find_dark_pixels(known, cell=(_BAND, _CELL), ratio=self.config.maxVarianceRatio)
         use = dark if np.count_nonzero(dark) >= 100 else use
         noise = np.full(pixels.shape, np.nan, dtype=np.float32)
         noise[use] = pixels[use] / np.sqrt(variance[use])

@@ -28,8 +28,7 @@ _FALLBACK_CONDITION = 1e6
 _MEDIAN_CHI2_1 = 0.4549
 # Stars whose noise is less than this fraction of their flux tell the mismatch that is proportional to it.
 _TYPICAL_FRACTION = 0.005
-# So many stars count as much as the brightest, at least.
-_LEAST_STARS = 9
+_FEWEST_BRIGHT = 8
 
 
 class KernelSolveError(RuntimeError):
@@ -351,23 +350,16 @@ def _mismatch(
 def _flux_errors(residual: np.ndarray, signal: np.ndarray, level: float) -> tuple[float, float]:
     """Return what the fluxes of most stars are off by, and the variance around it beyond the noise.
 
-    Both as fractions of the fluxes, by medians weighted with the inverse variances of what stars tell of
-    them: faint ones, whose noise is larger than such a fraction, would make it as large as their own noise,
-    so that no bright star would ever be variable.
+    Both as fractions of the fluxes, by medians of those stars whose noise is less than what such a fraction
+    may be, or of the brighter quarter: faint ones would make it as large as their own noise, so that no
+    bright star would ever be variable.
     """
-    weight = signal**2 / (level + (_TYPICAL_FRACTION * signal) ** 2)
-    # Some stars together decide: one alone would have no scatter.
-    weight = np.minimum(weight, np.sort(weight)[-min(_LEAST_STARS, len(weight))])
-    offset = residual / signal
-    scale = _weighted_median(offset, weight)
-    excess = (offset - scale) ** 2 / _MEDIAN_CHI2_1 - level / signal**2
-    return scale, max(0.0, _weighted_median(excess, weight**2))
-
-
-def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
-    order = np.argsort(values)
-    total = np.cumsum(weights[order])
-    return float(values[order[np.searchsorted(total, 0.5 * total[-1])]])
+    count = max(_FEWEST_BRIGHT, len(signal) // 4, np.count_nonzero(_TYPICAL_FRACTION * signal > level**0.5))
+    bright = np.argsort(-signal)[:count]
+    offset = residual[bright] / signal[bright]
+    scale = float(np.median(offset))
+    excess = (offset - scale) ** 2 / _MEDIAN_CHI2_1 - level / signal[bright] ** 2
+    return scale, max(0.0, float(np.median(excess)))
 
 
 def _robust_std(values: np.ndarray) -> float:
