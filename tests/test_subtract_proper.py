@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.signal import fftconvolve
 from small_pairs import draw
 
 from lsst.twinkles.diffim.algorithms.convolve import choose_tile_grid, convolve_varying, make_tile_grid
@@ -393,3 +394,15 @@ def test_filters_that_do_not_fit_leave_no_ghosts_of_stars():
         left[taper] = np.abs(gaussian_filter(difference, 2.0))[far].max()
     assert left[24] < 0.1 * left[0], left
     assert left[24] < 2e-6, left
+
+
+def test_matched_stars_have_no_rings():
+    """A kernel from two measured PSFs, cut to its size, turns one into the other and adds nothing around."""
+    filters = make_filters(measured(2.3, 1), measured(2.4, 2))
+    source, goal = (psf.stamps[0, 0] for psf in (filters.base.psf_template, filters.base.psf_science))
+    (kernel,) = matching_kernel(filters, x=np.array([150.0]), y=np.array([150.0]), size=33, reverse=False)
+    matched = fftconvolve(np.pad(source, 20), kernel, mode="same")
+    y, x = np.mgrid[: matched.shape[0], : matched.shape[1]] - matched.shape[0] // 2
+    around = np.maximum(abs(x), abs(y)) > 10
+    left = np.abs(gaussian_filter(matched - np.pad(goal, 20), 1.5))[around].max()
+    assert left < 1e-3 * goal.max()  # 3e-2 if it is cut off sharply

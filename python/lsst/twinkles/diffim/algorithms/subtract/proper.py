@@ -202,7 +202,8 @@ def matching_kernel(
     Returns
     -------
     kernels : `numpy.ndarray`, ``(N, size, size)``
-        Regularised, for masks, for filling holes and for looking; the difference does without them.
+        Regularised, for masks, for filling holes and for looking; the difference does without them. They
+        fade out at their rim, as the filters do.
     """
     side = 2 * size + size % 2
     base = filters.base
@@ -212,6 +213,7 @@ def matching_kernel(
     source, goal = (ps, pt) if reverse else (pt, ps)
     power = np.abs(source) ** 2 + _WIENER * np.abs(goal) ** 2 + _FLOOR
     kernels = stamps_from_transforms(goal * np.conj(source) / power, side, size)
+    kernels = kernels * _fade_out(size, size // 4)
     total = 1.0 / filters.flux_scale if reverse else filters.flux_scale
     return kernels * (total / kernels.sum(axis=(1, 2)))[:, None, None]
 
