@@ -67,10 +67,10 @@ Another null test: 256 x 256 pixels (67 arcsec) in i, sky subtracted and resampl
         """\
 The same field, five exposures stacked for each night, the nights about two years apart. One source beside
 a galaxy's core was there in the template only, and the stars have moved: each leaves a dipole of its own
-direction, as it does in the difference that SFFT makes of the same stacks. The template is the wider of
-the two, so that the science image is convolved. The pixels of these stacks are correlated, as those of
-all images that were resampled or smoothed: a whitening that takes them for white falls short. PSF fluxes
-of blank sky scatter more than the variance plane says; detection and errors are scaled to that scatter.""",
+direction, as it does in the difference that SFFT makes of the same stacks. The pixels of these stacks are
+correlated, as those of all images that were resampled or smoothed, which is measured on blank sky and
+undone. The noise of such stacks has tails: its core is as wide as the variance plane says, within a
+percent, and its standard deviation larger.""",
     ),
 )
 
