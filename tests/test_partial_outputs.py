@@ -1,7 +1,14 @@
 """A bad subtraction is an error whose results are kept, and which a later run makes again."""
 
+import logging
+from types import SimpleNamespace
+
 import pytest
 from command_runs import command, fetch, pair_words, stored
+from lsst.pipe.base import AnnotatedPartialOutputsError, Struct, TaskMetadata
+
+from lsst.twinkles.diffim.pipeline import quantum
+from lsst.twinkles.diffim.tasks.errors import BadSubtractionError
 
 BAD = """
 from stub_stages import StubAssessTask
@@ -34,3 +41,28 @@ def test_results_of_a_bad_subtraction_are_kept(tmp_path, overrides):
         *pair_words(out, 230), *overrides, "-c", "raiseOnBadSubtractionRatio=False", "--clobber-config"
     )
     assert last.status == 0 and "failure" not in fetch(out, "metadata", 230).to_dict()["run"]
+
+
+def test_a_quantum_keeps_them_too(monkeypatch):
+    """Whichever way the template came: what was made is written before the error is raised."""
+    written = []
+    monkeypatch.setattr(quantum, "describe_template", lambda difference, template, ref: ref)
+    result = Struct(subtractedExposure=SimpleNamespace(templates=None), diaSources="sources")
+
+    def fail(science, template, idFactory):
+        error = BadSubtractionError("40 percent of the stars")
+        error.partial_outputs = result
+        raise error
+
+    task = SimpleNamespace(run=fail, log=logging.getLogger("test"), metadata=TaskMetadata())
+    context = SimpleNamespace(
+        quantum=SimpleNamespace(dataId={"visit": 1, "detector": 94}),
+        put=lambda outputs, refs: written.append(outputs),
+    )
+    refs = [("differenceExp", None), ("diaSrc", None)]
+    with pytest.raises(AnnotatedPartialOutputsError):
+        quantum.difference_quantum(
+            task, context, refs, science="science", template="template", template_ref="template 7"
+        )
+    (outputs,) = written
+    assert outputs.diaSrc == "sources" and outputs.differenceExp.templates == ["template 7"]
