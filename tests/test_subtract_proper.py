@@ -396,6 +396,32 @@ def test_filters_that_do_not_fit_leave_no_ghosts_of_stars():
     assert left[24] < 2e-6, left
 
 
+def test_filters_that_are_longer_than_elsewhere_leave_no_ghosts_either():
+    """Where PSFs are clean filters are short; they are not where these were measured, at the right."""
+    clean = [ellipse(SIZE, sigma, sigma) for sigma in (2.6, 2.2)]
+    noisy = [measured(sigma, seed).stamps[0, 0] for sigma, seed in ((2.6, 1), (2.2, 2))]
+    ends = np.array([0.0, SHAPE[1] - 1.0])
+    psfs = [PsfGrid(np.stack(pair)[None], ends, np.zeros(1)) for pair in zip(clean, noisy, strict=True)]
+    filters = make_filters(*psfs)
+    halo = filters.extent(x=0.0, y=150.0, tolerance=1e-6)
+    assert halo < 50 and filters.extent(x=250.0, y=150.0, tolerance=1e-6) > halo
+    images = []
+    for psf in (filters.base.psf_science, filters.base.psf_template):
+        image = np.zeros(SHAPE, np.float32)
+        at = np.s_[150 - SIZE // 2 : 150 + SIZE // 2 + 1, 250 - SIZE // 2 : 250 + SIZE // 2 + 1]
+        image[at] = psf.evaluate(x=250.0, y=150.0)
+        images.append(image)
+    grid = make_tile_grid(SHAPE, halo=halo, side=180)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    far = np.maximum(np.abs(y - 150), np.abs(x - 250)) > halo - 10
+    left = {}
+    for taper in (0, 8):
+        pair = partial(filters.compact, half=halo, side=grid.side, taper=taper)
+        difference = convolve_varying(images, pair, grid, workers=1, tolerance=1e-5)
+        left[taper] = np.abs(gaussian_filter(difference, 2.0))[far].max()
+    assert left[8] < 0.25 * left[0], left
+
+
 def test_matched_stars_have_no_rings():
     """A kernel from two measured PSFs, cut to its size, turns one into the other and adds nothing around."""
     filters = make_filters(measured(2.3, 1), measured(2.4, 2))

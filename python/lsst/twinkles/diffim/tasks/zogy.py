@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from ..algorithms.psf_grid import PsfGrid
 
 _TILE = 512
-# Reach in pixels of the filters of the difference at most, and pixels over which longer ones fade out.
-_LARGEST_HALO = 64
-_TAPER = 24
+# Reach in pixels of the filters of the difference, and pixels at its end over which they fade out: all of them,
+# and those that are longer.
+_SMALLEST_HALO, _LARGEST_HALO = 16, 64
+_TAPER, _LONG_TAPER = 8, 24
 _KERNEL_NODES = 7
 _KERNEL_ORDER = 4
 _KERNEL_TOLERANCE = 1e-5
@@ -233,11 +234,12 @@ class ZogyEngine:
             (filled, direct.source_image) if direct.template_convolved else (direct.source_image, filled)
         )
         extent = filters.extent(x=nx / 2, y=ny / 2, tolerance=1e-6)
-        halo = int(np.clip(extent, 8, _LARGEST_HALO))
+        halo = int(np.clip(extent, _SMALLEST_HALO, _LARGEST_HALO))
         grid = choose_tile_grid(
             (ny, nx), halo=halo, side=_TILE, error=filters.noise_loss, largest_error=_LARGEST_LOSS
         )
-        taper = _TAPER if extent > halo else 0
+        # Those elsewhere may be longer than that in the middle.
+        taper = _LONG_TAPER if extent > halo else _TAPER
         pair = partial(filters.compact, half=halo, side=grid.side, taper=taper)
         return convolve_varying(
             [science, template], pair, grid, workers=get_num_threads(), tolerance=_TOLERANCE
