@@ -73,7 +73,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--test", default="1001..1012", help="seeds of the curve (1001..1012)")
     parser.add_argument("--size", type=int, default=512, help="pixels on a side (512)")
     parser.add_argument("--ridge", type=float, default=3.0, help="penalty on squares of coefficients (3)")
-    parser.add_argument("--version", default="logistic-1", help="name of the model (logistic-1)")
+    parser.add_argument(
+        "--version", default="logit-1", help="name of the model, seven characters at most (logit-1)"
+    )
     parser.add_argument("--cache", type=Path, default=Path(".cache/reliability"), help="directory")
     parser.add_argument("--test-only", action="store_true", help="no training")
     args = parser.parse_args()

@@ -118,6 +118,6 @@ def test_a_catalogue_without_detections_gets_sky_sources_too(runs):
     difference = result.subtractedExposure
     positions = Table({"x": [50.0, 90.0], "y": [60.0, 70.0]})
     fluxes = measure_sky_fluxes(difference, positions, error_scale=1.0, bad_planes=["BAD"])
-    table = append_sky_sources(result.diaSources[:0], difference, positions, fluxes)
-    assert table["diaSourceId"].tolist() == [1, 2] and table["sky_source"].all()
+    table = append_sky_sources(result.diaSources[:0], difference, positions, fluxes, id_base=701)
+    assert table["diaSourceId"].tolist() == [701, 702] and table["sky_source"].all()
     assert table["band"].tolist() == [difference.band] * 2

@@ -20,6 +20,7 @@ from plain_scenes import make_scene
 from small_exposures import make_wcs
 
 from lsst.twinkles.diffim.cli.subtract_exposures import main
+from lsst.twinkles.diffim.pipeline.ids import DiaSourceIdFactory
 
 TESTS = Path(__file__).parent
 # An override file that puts stages in which take no time.
@@ -193,6 +194,9 @@ def test_pandas_reads_the_sources(results):
     frame = pd.read_parquet(results / "diaSources.parquet")
     assert len(frame) == len(Table.read(results / "diaSources.parquet"))
     assert {"diaSourceId", "ra", "dec", "snr"} <= set(frame.columns)
+    # Numbers that no other visit has: these are of visit 7.
+    assert len(frame) > 0
+    assert {DiaSourceIdFactory.unpack(number)[0] for number in frame["diaSourceId"]} == {7}
 
 
 def test_summary(results, bare_pair):
@@ -318,6 +322,8 @@ def test_aligned_ignores_the_wcs(stubs, tmp_path, capsys):
     assert status == 1 and "overlap" in err.lower() + "cover"
     status, *_ = run(capsys, *files, "--output", tmp_path / "out", "-C", stubs, "--aligned")
     assert status == 0
+    inputs = json.loads((tmp_path / "out" / "summary.json").read_text())["inputs"]
+    assert inputs["template"]["made"]["registered"] == "taken to be aligned pixel by pixel"
 
 
 # Wrong command lines ---------------------------------------------------------

@@ -190,6 +190,7 @@ def _read_lsst_images(path: str | Path, psf: str) -> VisitImage:
         result = measure_image_psf(exposure.image.array, exposure.variance.array, bad, exposure.bbox)
         _LOG.warning("%s: %s", Path(path).name, result.note)
         exposure.psf = result.psf
+        exposure.metadata["madePsf"] = result.note
     return exposure
 
 

@@ -7,7 +7,7 @@ __all__ = ("build_parser", "main")
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,7 +219,7 @@ def _subtract(args: argparse.Namespace, config: ImageDifferenceConfig) -> None:
         science, template = _read_pair(args)
         task = TwinklesImageDifferenceTask(config=config)
         try:
-            result = task.run(science, template)
+            result = task.run(science, template, idFactory=_make_id_factory(science))
         except BadSubtractionError as error:
             if error.partial_outputs is None:
                 raise
@@ -229,6 +229,21 @@ def _subtract(args: argparse.Namespace, config: ImageDifferenceConfig) -> None:
     print(_closing_line(args, result))
     if failure is not None:
         raise failure
+
+
+def _make_id_factory(science: VisitImage) -> Callable[[], int] | None:
+    """Return what numbers the sources of a visit; `None` where the exposure does not say which it is."""
+    from ..pipeline.ids import DiaSourceIdFactory
+
+    info = science.obs_info
+    visit = info.exposure_id if info.visit_id is None else info.visit_id
+    if visit is None:
+        return None
+    try:
+        return DiaSourceIdFactory(visit, info.detector_num or 0)
+    except ValueError as error:
+        _LOG.warning("Sources are numbered from 1: %s", error)
+        return None
 
 
 def _read_pair(args: argparse.Namespace) -> tuple[VisitImage, VisitImage]:
@@ -273,20 +288,23 @@ def _register(science: VisitImage, template: VisitImage, *, must: bool) -> tuple
     if science.bbox.shape == template.bbox.shape:
         shift = found.registration.largest_shift(science.bbox.shape)
         if shift < _ALIGNED:  # the matching kernel takes care of it better than a resampling would
-            _LOG.info("The exposures are aligned to within %.2f pixels (%s).", shift, found.note)
-            return _align(science, template)
+            return _align(science, template, f"aligned to within {shift:.2f} pixels: {found.note}")
     _LOG.warning("The exposures are %s.", found.note)
     return pair
 
 
-def _align(science: VisitImage, template: VisitImage) -> tuple[VisitImage, VisitImage]:
-    """Put two exposures of the same size on the same pixels."""
+def _align(science: VisitImage, template: VisitImage, reason: str = "") -> tuple[VisitImage, VisitImage]:
+    """Put two exposures of the same size on the same pixels; it is noted in the one that is moved."""
     from ..adapters.read_exposure import has_sky, with_sky_projection
 
-    _LOG.warning("The two exposures are taken to be aligned pixel by pixel.")
-    if not has_sky(science):
-        return with_sky_projection(science, template.sky_projection), template
-    return science, with_sky_projection(template, science.sky_projection)
+    note = "taken to be aligned pixel by pixel" + (f" ({reason})" if reason else "")
+    _LOG.warning("The two exposures are %s.", note)
+    if has_sky(science):
+        template = moved = with_sky_projection(template, science.sky_projection)
+    else:
+        science = moved = with_sky_projection(science, template.sky_projection)
+    moved.metadata["registered"] = note
+    return science, template
 
 
 def _read(path: Path, **options: Any) -> VisitImage:

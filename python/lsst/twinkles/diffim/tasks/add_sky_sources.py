@@ -19,7 +19,7 @@ _TEXT = "A position without a detection, for the noise of the image; its flux is
 
 
 def append_sky_sources(
-    sources: Table, difference: DifferenceImage, positions: Table, fluxes: ForcedFluxes
+    sources: Table, difference: DifferenceImage, positions: Table, fluxes: ForcedFluxes, *, id_base: int
 ) -> Table:
     """Return the catalogue with the rows of sky sources and the column ``sky_source``.
 
@@ -33,6 +33,8 @@ def append_sky_sources(
         ``x``, ``y`` in its pixel frame.
     fluxes : `~lsst.twinkles.diffim.algorithms.measure.psf_fit.ForcedFluxes`
         PSF fluxes there in the unit of the pixels.
+    id_base : `int`
+        First ``diaSourceId`` of the image, for a catalogue that has none.
 
     Returns
     -------
@@ -43,7 +45,7 @@ def append_sky_sources(
     n = len(positions)
     known = _known_values(difference, positions, fluxes)
     if "diaSourceId" in sources.colnames:
-        first = int(np.max(sources["diaSourceId"], initial=0)) + 1
+        first = int(np.max(sources["diaSourceId"], initial=id_base - 1)) + 1
         known["diaSourceId"] = np.arange(first, first + n, dtype=np.int64)
     table = Table(meta=sources.meta)
     for name in sources.colnames:

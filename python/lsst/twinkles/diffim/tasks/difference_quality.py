@@ -152,7 +152,9 @@ class DifferenceQualityTask(Task):
             return sources
         return self.reliability.run(difference, science, matched, sources).diaSources
 
-    def add_sky_sources(self, sources: Table, difference: DifferenceImage, error_scale: float) -> Table:
+    def add_sky_sources(
+        self, sources: Table, difference: DifferenceImage, error_scale: float, id_base: int
+    ) -> Table:
         """Return the catalogue with sky sources at its end.
 
         Parameters
@@ -163,6 +165,8 @@ class DifferenceQualityTask(Task):
             Difference with its detections in the mask.
         error_scale : `float`
             Factor on errors, ``scoreNoise`` of the detection.
+        id_base : `int`
+            First ``diaSourceId`` of the image.
         """
         if not self.config.doSkySources:
             return sources
@@ -171,7 +175,7 @@ class DifferenceQualityTask(Task):
             difference, positions, error_scale=error_scale, bad_planes=list(self.skySources.config.avoidMask)
         )
         self.metadata["n_skySources"] = len(positions)
-        return append_sky_sources(sources, difference, positions, fluxes)
+        return append_sky_sources(sources, difference, positions, fluxes, id_base=id_base)
 
     def assess_results(self, result: Struct, science: VisitImage, error_scale: float) -> None:
         """Add ``metrics`` and ``spatiallySampledMetrics`` to the results of a subtraction.

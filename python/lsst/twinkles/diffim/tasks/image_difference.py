@@ -453,17 +453,18 @@ class ImageDifferenceTask(DifferenceQualityTask):
         if not self.config.doMeasurement:
             return detected.score, sources, scale
         first = idFactory() if callable(idFactory) else idFactory
+        first = 1 if first is None else int(first)
         measured = self.measurement.run(
             difference,
             science,
             subtracted.matchedTemplate,
             sources,
-            idBase=1 if first is None else int(first),
+            idBase=first,
             **({} if scale == 1.0 else {"errorScale": scale}),
         )
         self.metadata["nDiaSources"] = len(measured.diaSources)
         sources = self.score_reliability(measured.diaSources, difference, science, subtracted.matchedTemplate)
-        return detected.score, self.add_sky_sources(sources, difference, scale), scale
+        return detected.score, self.add_sky_sources(sources, difference, scale, first), scale
 
 
 def _astrometric_noise(subtracted: Struct) -> dict[str, Any]:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from ..algorithms.psf_grid import PsfGrid
 
 _TILE = 512
-# Reach in pixels of the filters of the difference, and pixels at its end over which they fade out: all of them,
-# and those that are longer.
+# Reach in pixels of the filters of the difference, and pixels at its end over which they fade out: as ever,
+# and where it is not enough.
 _SMALLEST_HALO, _LARGEST_HALO = 16, 64
 _TAPER, _LONG_TAPER = 8, 24
 _KERNEL_NODES = 7
