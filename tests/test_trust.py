@@ -9,6 +9,7 @@ from repositories import NOBODY
 from lsst.twinkles.diffim.cli import trust
 from lsst.twinkles.diffim.cli.gen2_parser import Gen2ArgumentParser
 from lsst.twinkles.diffim.cli.override_files import ConfigOverrideError, apply_overrides, load_override_file
+from lsst.twinkles.diffim.cli.run_pipeline import main as run_pipeline
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -32,6 +33,18 @@ def load(file, **kwargs):
     config = OneConfig()
     load_override_file(config, file, **kwargs)
     return config.number
+
+
+@needs_root
+def test_run_pipeline_refuses_them_too(override, tmp_path, capsys):
+    os.chown(override, NOBODY, 0)
+    words = ["-b", str(tmp_path), "-i", "in", "-o", "out", "-p", "none.yaml", "-C", f"subtract:{override}"]
+    assert run_pipeline(words) == 2
+    assert f"belongs to user {NOBODY}" in capsys.readouterr().err
+    # One that is trusted gets as far as the pipeline, which is not there.
+    assert run_pipeline([*words, "--trust-config"]) != 0
+    assert "belongs to user" not in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()
 
 
 @needs_root

@@ -5,9 +5,11 @@ from __future__ import annotations
 __all__ = ("main",)
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
+
+from .gen2_parser import TRUST_HELP
 
 if TYPE_CHECKING:
     import click
@@ -31,6 +33,7 @@ imported and the repository is opened once a process and not once a quantum.
   -c LABEL:NAME=VALUE, -C LABEL:FILE            configuration (a FILE is Python and is executed)
   -j N           worker processes (1)           --timeout S    longest time for a quantum
   --register-dataset-types                      register those that are new to the repository
+  --trust-config                                let root execute a FILE that others may have written
 
 Not to be had here: --pdb, and --start-method other than spawn.
 
@@ -93,6 +96,7 @@ def _make_command() -> click.Command:
         opt.log_file_option(),
         opt.log_tty_option(),
         opt.log_label_option(),
+        click.option("--trust-config", is_flag=True, help=TRUST_HELP),
         run_options(),
         click.command(_PROG, cls=PipetaskCommand),
     ):
@@ -112,6 +116,8 @@ def _run(ctx: click.Context, **kwargs: Any) -> None:
     log_levels = _start_log(kwargs)
     kwargs = collect_pipeline_actions(ctx, **kwargs)
     _refuse_what_workers_cannot(kwargs)
+    if not kwargs.pop("trust_config"):
+        _refuse_foreign_files(kwargs["pipeline_actions"])
     if not kwargs["enable_implicit_threading"]:
         disable_implicit_threading()
     show = ShowInfo(kwargs.pop("show", []))
@@ -151,6 +157,26 @@ def _refuse_what_workers_cannot(kwargs: dict[str, Any]) -> None:
         raise click.UsageError("--pdb needs a terminal, which workers lack; use pipetask run")
     if kwargs.get("start_method") not in (None, "spawn"):
         raise click.UsageError(f"--start-method must be spawn, got {kwargs['start_method']}")
+
+
+def _refuse_foreign_files(actions: Iterable[Any]) -> None:
+    """Refuse configuration files that root should not execute."""
+    import click
+
+    from .trust import find_reason_for_distrust
+
+    for action in actions:
+        if action.action != "configfile":
+            continue
+        try:
+            reason = find_reason_for_distrust(action.value)
+        except OSError as error:
+            raise click.UsageError(f"cannot read {action.value}: {error.strerror}") from error
+        if reason is not None:
+            raise click.UsageError(
+                f"{action.value} would be executed with the rights of root, but {reason}; "
+                "mend that, or give --trust-config if you know what is in it"
+            )
 
 
 def _execute(
