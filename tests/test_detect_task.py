@@ -5,6 +5,7 @@ import pytest
 from small_pairs import fingerprint
 from white_differences import ERROR, make_white
 
+from lsst.twinkles.diffim.adapters.masks import resolve_plane_name
 from lsst.twinkles.diffim.tasks.detection import DetectionConfig, DetectionTask
 
 SHAPE = (400, 420)
@@ -102,6 +103,22 @@ def test_detections_on_bad_pixels_are_rejected(plane):
     assert (nearest(table, np.delete(sources, 12, axis=0))[1] < 1).all()
     if plane == "DETECTION_EDGE":
         assert task.metadata["nRejectedBadMaskPlanes"] == 1
+
+
+@pytest.mark.parametrize("plane", ["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE", "DETECTION_EDGE"])
+def test_a_peak_on_one_bad_pixel_is_rejected_and_counted(plane):
+    """Its neighbours tell of a peak that lies on it."""
+    sources = lattice(40.0)
+    difference = make_white(SHAPE, sources)[0]
+    bad = np.zeros(SHAPE, bool)
+    x, y = np.round(sources[12, :2]).astype(int)
+    bad[y, x] = True
+    difference.mask.set(resolve_plane_name(plane, difference.mask.schema), bad)
+    task = DetectionTask()
+    table = task.run(difference).sources
+    kept = np.hypot(table["x"] - x, table["y"] - y) < 0.5
+    assert not kept.any()
+    assert task.metadata["nRejectedBadMaskPlanes"] >= 1
 
 
 def test_pixels_that_are_not_finite_have_no_weight():
