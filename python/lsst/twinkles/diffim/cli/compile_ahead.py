@@ -31,7 +31,7 @@ def compile_ahead() -> Iterator[None]:
     if get_num_threads() < 2 or _is_compiled():
         yield
         return
-    _LOG.info("Compiling; the first run on a machine takes some 20 s more than others.")
+    _LOG.info("Compiling; the first run on a machine takes 20 to 30 s more than others.")
     with subprocess.Popen(
         [sys.executable, "-m", rehearse.__name__],
         stdin=subprocess.DEVNULL,
