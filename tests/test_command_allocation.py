@@ -31,3 +31,18 @@ def test_large_arrays_are_not_cleared_by_the_system_each_time():
     )
     assert fresh > 20 * 10  # a page is 2 MB at most
     assert kept < fresh / 10
+
+
+COUNT = """\
+import atexit, gc
+from lsst.twinkles.diffim.cli.allocation import end_quickly
+atexit.register(lambda: print(gc.get_freeze_count() > 1000))  # the first to be registered is the last to run
+end_quickly()
+end_quickly()
+print(gc.get_freeze_count())
+"""
+
+
+def test_at_the_end_no_object_is_looked_at_any_more():
+    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "True"] and not done.stderr

@@ -29,7 +29,7 @@ from ..pipeline.staging import OutputWriteError
 from ..tasks.difference_image import score_exposure
 from ..tasks.errors import BadSubtractionError, UnusableExposureError
 from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
-from .allocation import keep_freed_memory
+from .allocation import end_quickly, keep_freed_memory
 from .logs import COMMAND_LOGGER, data_id_label
 from .pairs import ExposurePair
 from .places import open_input
@@ -91,6 +91,7 @@ class PairWork:
 
     def __init__(self, setup: PairSetup) -> None:
         keep_freed_memory()
+        end_quickly()
         copy_masks_by_bytes()
         self._setup = setup
         self._input = open_input(setup.input)

@@ -207,11 +207,12 @@ def _subtract(args: argparse.Namespace, config: ImageDifferenceConfig) -> None:
     from ..adapters.mask_update import copy_masks_by_bytes
     from ..tasks.errors import BadSubtractionError
     from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
-    from .allocation import keep_freed_memory
+    from .allocation import end_quickly, keep_freed_memory
     from .compile_ahead import compile_ahead
     from .result_directory import ResultDirectory
 
     keep_freed_memory()
+    end_quickly()
     copy_masks_by_bytes()
     failure: BadSubtractionError | None = None
     results = ResultDirectory(args.output, clobber=args.clobber, inputs=(args.science, args.template))
