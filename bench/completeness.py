@@ -15,9 +15,11 @@ import warnings
 from typing import Any
 
 import numpy as np
+import quality
+from pulls import add_stars, nanojansky
+from quality import FLAGS
 
-FLAGS = ("centroid_flag", "psfFlux_flag", "pixelFlags", "pixelFlags_edge")
-UNUSABLE = ("NO_DATA", "BAD", "SATURATED", "SAT_TEMPLATE", "COSMIC_RAY", "DETECTION_EDGE", "STREAK")
+UNUSABLE = (*quality.UNUSABLE, "STREAK")
 THRESHOLD = 5.0
 # Signal-to-noise ratio of the images of a quasar, their distance in FWHM of the difference, and how many.
 QUASAR, APART, QUASARS = 20.0, 0.8, 60
@@ -118,10 +120,7 @@ def detect_ideally(pair: Any, masked: np.ndarray) -> Any:
 
 def measure_quasars(seed: int, size: int, kernel: str) -> tuple[tuple[int, int], np.ndarray]:
     """Return quasars and those found as two sources, and the relative errors of the fluxes of the latter."""
-    from pulls import add_star, nanojansky
-
     from lsst.twinkles.diffim.adapters.psfs import psf_fwhm, sample_psf
-    from lsst.twinkles.diffim.algorithms.fourier import shift_stamps
     from lsst.twinkles.diffim.simulation.pairs import simulate_pair
 
     # Places for them: those of transients of next to no flux.
@@ -136,10 +135,7 @@ def measure_quasars(seed: int, size: int, kernel: str) -> tuple[tuple[int, int],
     images = []
     for sign in (1, -1):
         x, y = (np.asarray(places[k]) + sign * half * f(angle) for k, f in (("x", np.cos), ("y", np.sin)))
-        ix, iy = np.round(x).astype(int), np.round(y).astype(int)
-        stamps = np.clip(shift_stamps(psf.evaluate(x=x, y=y), dx=x - ix, dy=y - iy), 0.0, None)
-        for i, j, star in zip(ix, iy, flux[:, None, None] * stamps, strict=True):
-            add_star(science, i, j, star, rng)
+        add_stars(science, psf, x, y, flux, rng)
         images.append(np.column_stack([x, y]))
     sources = make_task(kernel).run(science, pair.template, selectSources=pair.stars).diaSources
     good = ~np.any([np.asarray(sources[name]) for name in FLAGS], axis=0) & ~np.asarray(sources["isNegative"])

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from quality import FLAGS
 
 EDGES = (5.0, 8.0, 14.0, 28.0, 52.0, 100.0)
 # Of transients on blank sky: beyond both ends, so that no bin is cut by it.
 SIGNAL_TO_NOISE = (3.5, 140.0)
 KINDS = ("forced flux", "free flux", "aperture flux", "x", "y")
 DIPOLE_KINDS = ("flux", "along", "across")
-FLAGS = ("centroid_flag", "psfFlux_flag", "pixelFlags", "pixelFlags_edge")
 
 
 def main() -> int:
@@ -160,7 +160,6 @@ def plant_moved_stars(pair: Any, rng: np.random.Generator) -> tuple[Any, Any, An
     Their PSFs are those of the exposures, their photons are noisy.
     """
     from lsst.twinkles.diffim.adapters.psfs import sample_psf
-    from lsst.twinkles.diffim.algorithms.fourier import shift_stamps
 
     planted = (np.asarray(pair.truth["kind"]) == "transient") & ~np.asarray(pair.truth["on_source"])
     moved = pair.truth[planted]["x", "y", "on_source"]
@@ -173,13 +172,21 @@ def plant_moved_stars(pair: Any, rng: np.random.Generator) -> tuple[Any, Any, An
         exposure = exposure.copy()
         psf = sample_psf(exposure.psf, exposure.bbox, grid=8)
         x, y = (np.asarray(moved[k]) - there * np.asarray(moved[f"d{k}"]) for k in ("x", "y"))
-        ix, iy = np.round(x).astype(int), np.round(y).astype(int)
-        stamps = shift_stamps(psf.evaluate(x=x, y=y), dx=x - ix, dy=y - iy)
-        light = np.clip(stamps, 0.0, None) * scale * np.asarray(moved["flux"])[:, None, None]
-        for i, j, star in zip(ix, iy, light, strict=True):
-            add_star(exposure, i, j, star, rng)
+        add_stars(exposure, psf, x, y, scale * np.asarray(moved["flux"]), rng)
         exposures.append(exposure)
     return exposures[0], exposures[1], moved
+
+
+def add_stars(
+    exposure: Any, psf: Any, x: np.ndarray, y: np.ndarray, flux: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Add stars of some electrons, with photon noise, to an exposure."""
+    from lsst.twinkles.diffim.algorithms.fourier import shift_stamps
+
+    ix, iy = np.round(x).astype(int), np.round(y).astype(int)
+    stamps = np.clip(shift_stamps(psf.evaluate(x=x, y=y), dx=x - ix, dy=y - iy), 0.0, None)
+    for i, j, star in zip(ix, iy, stamps * flux[:, None, None], strict=True):
+        add_star(exposure, i, j, star, rng)
 
 
 def add_star(exposure: Any, i: int, j: int, star: np.ndarray, rng: np.random.Generator) -> None:

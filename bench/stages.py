@@ -63,23 +63,16 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--cold", action="store_true")
     args = parser.parse_args()
+    from lsst.twinkles.diffim.cli.allocation import prepare_process
+
     warnings.filterwarnings("ignore")
-    prepare_process()
+    prepare_process()  # as the commands do
     if not args.cold:
         run_once(args.repo)
     runs = [run_once(args.repo) for _ in range(1 if args.cold else args.repeat)]
     best = min(runs, key=lambda run: run["task"]["wall"])
     args.report.write_text(json.dumps(best | reference_times(args.repo)))
     return 0
-
-
-def prepare_process() -> None:
-    """Treat memory and masks as the commands do."""
-    from lsst.twinkles.diffim.adapters.mask_update import copy_masks_by_bytes
-    from lsst.twinkles.diffim.cli.allocation import keep_freed_memory
-
-    keep_freed_memory()
-    copy_masks_by_bytes()
 
 
 def run_once(repo: Path) -> dict[str, Any]:

@@ -92,3 +92,13 @@ def blank(exposure, planes=("EDGE", "BAD", "NO_DATA", "DETECTED", "DETECTED_NEGA
     """Pixels with none of some planes."""
     bits = exposure.mask.getPlaneBitMask([p for p in planes if p in exposure.mask.getMaskPlaneDict()])
     return (exposure.mask.array & bits) == 0
+
+
+def make_subtract_task(kind, **values):
+    """Return a task of subtraction that takes the sources of `make_scene`."""
+    config = kind.ConfigClass()
+    config.restrictKernelEdgeSources = False
+    config.sourceSelector.doFlags = True
+    config.sourceSelector.flags.bad = ["base_PsfFlux_flag"]
+    config.update(**values)
+    return kind(config=config)

@@ -89,16 +89,21 @@ def test_positions_are_in_the_frame_of_the_image():
     assert str(first.sources["x"].unit) == "pix"
 
 
-@pytest.mark.parametrize("plane", ["SATURATED", "SAT_TEMPLATE", "BAD", "NO_DATA", "DETECTION_EDGE"])
-def test_detections_on_bad_pixels_are_rejected(plane):
-    sources = lattice(20.0)
+def detect_on_bad_pixels(sources, plane, *, half):
+    """Detect with a square of bad pixels on one source; also return where that is."""
     difference = make_white(SHAPE, sources)[0]
     bad = np.zeros(SHAPE, bool)
     x, y = np.round(sources[12, :2]).astype(int)
-    bad[y - 2 : y + 3, x - 2 : x + 3] = True
-    difference.mask.set(plane, bad)
+    bad[y - half : y + half + 1, x - half : x + half + 1] = True
+    difference.mask.set(resolve_plane_name(plane, difference.mask.schema), bad)
     task = DetectionTask()
-    table = task.run(difference).sources
+    return task, task.run(difference).sources, (x, y)
+
+
+@pytest.mark.parametrize("plane", ["SATURATED", "SAT_TEMPLATE", "BAD", "NO_DATA", "DETECTION_EDGE"])
+def test_detections_on_bad_pixels_are_rejected(plane):
+    sources = lattice(20.0)
+    task, table, _ = detect_on_bad_pixels(sources, plane, half=2)
     assert nearest(table, sources[12:13])[1][0] > 2.5
     assert (nearest(table, np.delete(sources, 12, axis=0))[1] < 1).all()
     if plane == "DETECTION_EDGE":
@@ -108,14 +113,7 @@ def test_detections_on_bad_pixels_are_rejected(plane):
 @pytest.mark.parametrize("plane", ["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE", "DETECTION_EDGE"])
 def test_a_peak_on_one_bad_pixel_is_rejected_and_counted(plane):
     """Its neighbours tell of a peak that lies on it."""
-    sources = lattice(40.0)
-    difference = make_white(SHAPE, sources)[0]
-    bad = np.zeros(SHAPE, bool)
-    x, y = np.round(sources[12, :2]).astype(int)
-    bad[y, x] = True
-    difference.mask.set(resolve_plane_name(plane, difference.mask.schema), bad)
-    task = DetectionTask()
-    table = task.run(difference).sources
+    task, table, (x, y) = detect_on_bad_pixels(lattice(40.0), plane, half=0)
     kept = np.hypot(table["x"] - x, table["y"] - y) < 0.5
     assert not kept.any()
     assert task.metadata["nRejectedBadMaskPlanes"] >= 1

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from lsst.pipe.base import InvalidQuantumError, Struct
 from scipy.ndimage import gaussian_filter1d
-from stack_scenes import X0, Y0, blank, make_scene
+from stack_scenes import X0, Y0, blank, make_scene, make_subtract_task
 from test_stack_detect import combine, make_difference, match
 
 from lsst.twinkles.diffim.stack import (
@@ -26,14 +26,9 @@ def stack():
 
 
 def subtract(kind, **values):
-    config = kind.ConfigClass()
-    config.restrictKernelEdgeSources = False
-    config.sourceSelector.doFlags = True
-    config.sourceSelector.flags.bad = ["base_PsfFlux_flag"]
-    config.update(**values)
     science, sources = make_scene(sigma=SCIENCE)
     template, _ = make_scene(sigma=TEMPLATE, noise_seed=7, border=20)
-    return kind(config=config).run(template, science, sources), science
+    return make_subtract_task(kind, **values).run(template, science, sources), science
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import fake_afw as afw
 import numpy as np
 import pytest
-from stack_scenes import make_scene
+from stack_scenes import make_scene, make_subtract_task
 
 from lsst.twinkles.diffim.stack import AlardLuptonSubtractTask, SimplifiedSubtractTask
 
@@ -16,15 +16,6 @@ def stack():
         yield
 
 
-def make_task(kind, **values):
-    config = kind.ConfigClass()
-    config.restrictKernelEdgeSources = False
-    config.sourceSelector.doFlags = True
-    config.sourceSelector.flags.bad = ["base_PsfFlux_flag"]
-    config.update(**values)
-    return kind(config=config)
-
-
 @pytest.fixture(scope="module")
 def pair():
     science, sources = make_scene(sigma=SCIENCE)
@@ -34,13 +25,13 @@ def pair():
 
 @pytest.fixture(scope="module")
 def full(pair):
-    return make_task(AlardLuptonSubtractTask).run(*pair)
+    return make_subtract_task(AlardLuptonSubtractTask).run(*pair)
 
 
 def test_kernel_of_the_other_task_gives_its_difference(pair, full):
     """Pixel by pixel, to the rounding of single precision; what the stack's own test claims."""
     template, science, _ = pair
-    task = make_task(SimplifiedSubtractTask)
+    task = make_subtract_task(SimplifiedSubtractTask)
     result = task.run(template, science, inputPsfMatchingKernel=full.psfMatchingKernel)
     scatter = float(np.sqrt(np.median(full.difference.variance.array)))
     np.testing.assert_allclose(
@@ -62,8 +53,8 @@ def test_kernel_of_the_science_exposure():
     """With the mode that it was made for."""
     wide, _ = make_scene(sigma=SCIENCE, noise_seed=7, border=20)
     narrow, sources = make_scene(sigma=TEMPLATE)
-    other = make_task(AlardLuptonSubtractTask, mode="convolveScience").run(wide, narrow, sources)
-    task = make_task(SimplifiedSubtractTask, mode="convolveScience")
+    other = make_subtract_task(AlardLuptonSubtractTask, mode="convolveScience").run(wide, narrow, sources)
+    task = make_subtract_task(SimplifiedSubtractTask, mode="convolveScience")
     result = task.run(wide, narrow, inputPsfMatchingKernel=other.psfMatchingKernel)
     scatter = float(np.sqrt(np.median(other.difference.variance.array)))
     np.testing.assert_allclose(
@@ -73,7 +64,7 @@ def test_kernel_of_the_science_exposure():
 
 def test_without_a_kernel_stars_are_sought(pair, full):
     template, science, _ = pair
-    task = make_task(SimplifiedSubtractTask, useExistingKernel=False)
+    task = make_subtract_task(SimplifiedSubtractTask, useExistingKernel=False)
     result = task.run(template, science)
     assert len(result.kernelSources) >= 3
     ratio = result.difference.image.array.std() / full.difference.image.array.std()
@@ -82,7 +73,7 @@ def test_without_a_kernel_stars_are_sought(pair, full):
 
 def test_kernel_that_cannot_be_used(pair):
     template, science, _ = pair
-    task = make_task(SimplifiedSubtractTask)
+    task = make_subtract_task(SimplifiedSubtractTask)
     with pytest.raises(ValueError, match="asks for inputPsfMatchingKernel"):
         task.run(template, science)
     with pytest.raises(ValueError, match="cannot be used"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from lsst.pex.config import FieldValidationError
 from lsst.pipe.base import AlgorithmError, AnnotatedPartialOutputsError, NoWorkFound, Struct
-from stack_scenes import X0, Y0, blank, make_scene
+from stack_scenes import X0, Y0, blank, make_scene, make_subtract_task
 
 from lsst.twinkles.diffim.stack import AlardLuptonSubtractTask
 
@@ -23,12 +23,7 @@ def stack():
 
 
 def make_task(**values):
-    config = AlardLuptonSubtractTask.ConfigClass()
-    config.restrictKernelEdgeSources = False
-    config.sourceSelector.doFlags = True
-    config.sourceSelector.flags.bad = ["base_PsfFlux_flag"]
-    config.update(**values)
-    return AlardLuptonSubtractTask(config=config)
+    return make_subtract_task(AlardLuptonSubtractTask, **values)
 
 
 def subtract(science_sigma=MIDDLE, template_sigma=GOOD, *, task=None, science=None, template=None, **values):

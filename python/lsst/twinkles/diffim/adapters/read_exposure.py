@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("has_sky", "read_exposure", "with_sky_projection")
+__all__ = ("carried_over", "has_sky", "read_exposure", "with_sky_projection")
 
 import logging
 import re
@@ -158,18 +158,19 @@ def with_sky_projection(exposure: VisitImage, sky_projection: SkyProjection[Dete
             unit=exposure.unit,
             sky_projection=sky_projection,
         ),
-        mask=exposure.mask,
-        variance=exposure.variance,
-        obs_info=exposure.obs_info,
-        summary_stats=exposure.summary_stats,
-        photometric_scaling=exposure.photometric_scaling,
-        psf=exposure.psf,
-        detector=exposure.detector,
-        aperture_corrections=exposure.aperture_corrections,
-        backgrounds=exposure.backgrounds,
-        band=exposure.band,
-        metadata=dict[str, Any](exposure.metadata),
+        **carried_over(exposure),
     )
+
+
+def carried_over(exposure: VisitImage) -> dict[str, Any]:
+    """Return all but pixels and coordinates of an exposure, for another to be made with them."""
+    shared = (
+        "mask", "variance", "obs_info", "summary_stats", "photometric_scaling", "psf", "detector",
+        "aperture_corrections", "backgrounds", "band",
+    )  # fmt: skip
+    return {name: getattr(exposure, name) for name in shared} | {
+        "metadata": dict[str, Any](exposure.metadata)
+    }
 
 
 def _read_lsst_images(path: str | Path, psf: str) -> VisitImage:

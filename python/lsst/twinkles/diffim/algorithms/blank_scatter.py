@@ -7,9 +7,11 @@ __all__ = ("find_dark_pixels", "measure_blank_scatter")
 import numpy as np
 from scipy import ndimage
 
+from .cells import split_into_cells
+
 # Standard deviation of a normal distribution over its interquartile range, and over its median deviation.
 _SIGMA_PER_IQR = 0.741301109252801
-_SIGMA_PER_MAD = 1.482602218505602
+_SIGMA_PER_MAD = 2.0 * _SIGMA_PER_IQR
 
 
 def find_dark_pixels(variance: np.ndarray, *, cell: tuple[int, int], ratio: float) -> np.ndarray:
@@ -29,10 +31,8 @@ def find_dark_pixels(variance: np.ndarray, *, cell: tuple[int, int], ratio: floa
     dark : `numpy.ndarray`, ``(Ny, Nx)``, bool
     """
     (ny, nx), (height, width) = variance.shape, cell
-    rows, columns = -(-ny // height), -(-nx // width)
-    padded = np.full((rows * height, columns * width), np.nan, dtype=np.float32)
-    padded[:ny, :nx] = variance
-    cells = padded.reshape(rows, height, columns, width).transpose(0, 2, 1, 3).reshape(rows, columns, -1)
+    cells = split_into_cells(variance.astype(np.float32, copy=False), height, width).transpose(0, 2, 1, 3)
+    cells = cells.reshape(*cells.shape[:2], -1)
     # NaN sorts last.
     ordered = np.sort(cells, axis=-1)
     quarter = np.isfinite(cells).sum(axis=-1, keepdims=True) // 4
@@ -63,10 +63,7 @@ def measure_blank_scatter(noise: np.ndarray, *, side: int, clip: float) -> float
     An interquartile range does not mind how far off pixels are, but how many: where sources cover 9 percent
     of the pixels it is 5 percent too wide.
     """
-    rows, columns = (-(-n // side) for n in noise.shape)
-    padded = np.full((rows * side, columns * side), np.nan, dtype=np.float32)
-    padded[: noise.shape[0], : noise.shape[1]] = noise
-    squares = padded.reshape(rows, side, columns, side)
+    squares = split_into_cells(noise.astype(np.float32, copy=False), side, side)
     number = np.isfinite(squares).sum(axis=(1, 3))
     total = np.nansum(squares, axis=(1, 3)) / np.sqrt(np.maximum(number, 1))
     there = total[number > 0]
@@ -78,6 +75,6 @@ def measure_blank_scatter(noise: np.ndarray, *, side: int, clip: float) -> float
     quiet = squares.transpose(0, 2, 1, 3)[~loud]
     kept = quiet[np.isfinite(quiet)]
     if len(kept) < 0.1 * number.sum():  # sources everywhere: there is no blank sky
-        kept = padded[np.isfinite(padded)]
+        kept = squares[np.isfinite(squares)]
     lower, upper = np.percentile(kept, (25.0, 75.0))
     return float(_SIGMA_PER_IQR * (upper - lower))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ("end_quickly", "keep_freed_memory")
+__all__ = ("end_quickly", "keep_freed_memory", "prepare_process")
 
 import atexit
 import ctypes
 import gc
 import platform
 
+from ..adapters.mask_update import copy_masks_by_bytes
+
 # Parameters of mallopt(3), and the largest array that is to be kept when it is freed.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGEST = 1 << 30
+
+
+def prepare_process() -> None:
+    """Let this process, which is a command's own, treat memory and masks as suits large images."""
+    keep_freed_memory()
+    end_quickly()
+    copy_masks_by_bytes()
 
 
 def keep_freed_memory() -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Self
 from lsst.daf.butler import Butler, DataCoordinate, DatasetRef
 from lsst.pipe.base import AlgorithmError, NoWorkFound, Struct, TaskMetadata
 
-from ..adapters.mask_update import copy_masks_by_bytes
 from ..adapters.psfs import InvalidPsfError
 from ..algorithms.threads import get_num_threads
 from ..pipeline.guards import ConfigMismatchError, VersionMismatchError
@@ -29,7 +28,7 @@ from ..pipeline.staging import OutputWriteError
 from ..tasks.difference_image import score_exposure
 from ..tasks.errors import BadSubtractionError, UnusableExposureError
 from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
-from .allocation import end_quickly, keep_freed_memory
+from .allocation import prepare_process
 from .logs import COMMAND_LOGGER, data_id_label
 from .pairs import ExposurePair
 from .places import open_input
@@ -90,9 +89,7 @@ class PairWork:
     """
 
     def __init__(self, setup: PairSetup) -> None:
-        keep_freed_memory()
-        end_quickly()
-        copy_masks_by_bytes()
+        prepare_process()
         self._setup = setup
         self._input = open_input(setup.input)
         self._output = OutputRepository(

@@ -204,16 +204,13 @@ def _make_config(overrides: Sequence[ConfigOverride], *, trust: bool) -> ImageDi
 
 def _subtract(args: argparse.Namespace, config: ImageDifferenceConfig) -> None:
     """Read, subtract, write."""
-    from ..adapters.mask_update import copy_masks_by_bytes
     from ..tasks.errors import BadSubtractionError
     from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
-    from .allocation import end_quickly, keep_freed_memory
+    from .allocation import prepare_process
     from .compile_ahead import compile_ahead
     from .result_directory import ResultDirectory
 
-    keep_freed_memory()
-    end_quickly()
-    copy_masks_by_bytes()
+    prepare_process()
     failure: BadSubtractionError | None = None
     results = ResultDirectory(args.output, clobber=args.clobber, inputs=(args.science, args.template))
     with compile_ahead(), results as directory:
@@ -234,14 +231,14 @@ def _subtract(args: argparse.Namespace, config: ImageDifferenceConfig) -> None:
 
 def _make_id_factory(science: VisitImage) -> Callable[[], int] | None:
     """Return what numbers the sources of a visit; `None` where the exposure does not say which it is."""
+    from ..adapters.metadata import visit_number
     from ..pipeline.ids import DiaSourceIdFactory
 
-    info = science.obs_info
-    visit = info.exposure_id if info.visit_id is None else info.visit_id
+    visit = visit_number(science)
     if visit is None:
         return None
     try:
-        return DiaSourceIdFactory(visit, info.detector_num or 0)
+        return DiaSourceIdFactory(visit, science.obs_info.detector_num or 0)
     except ValueError as error:
         _LOG.warning("Sources are numbered from 1: %s", error)
         return None

@@ -12,6 +12,7 @@ from lsst.resources import ResourcePath
 
 from ..adapters.afw.exposure import read_afw_exposure
 from ..adapters.afw.write import write_afw_exposure
+from ..adapters.read_exposure import carried_over
 
 _WITH_BBOX = frozenset({"image", "mask", "variance", "masked_image"})
 
@@ -80,17 +81,7 @@ def _as_difference(exposure: VisitImage) -> DifferenceImage:
     """Return an exposure as a difference image of which neither kernel nor templates are known."""
     return DifferenceImage(
         exposure.image,
-        mask=exposure.mask,
-        variance=exposure.variance,
         sky_projection=exposure.sky_projection,
         bounds=exposure.bounds,
-        obs_info=exposure.obs_info,
-        summary_stats=exposure.summary_stats,
-        photometric_scaling=exposure.photometric_scaling,
-        psf=exposure.psf,
-        detector=exposure.detector,
-        aperture_corrections=exposure.aperture_corrections,
-        backgrounds=exposure.backgrounds,
-        band=exposure.band,
-        metadata=dict[str, Any](exposure.metadata),
+        **carried_over(exposure),
     )

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ..adapters.metadata import visit_number
 from ..adapters.psfs import psf_fwhm, sample_psf
 from ..adapters.read_exposure import has_sky
 from .panels import (
@@ -225,7 +226,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 130) -> Path:
 def describe_exposure(exposure: VisitImage) -> str:
     """Say in a line what an exposure is: visit, band, FWHM."""
     parts = []
-    visit = _visit_number(exposure)
+    visit = visit_number(exposure)
     if visit is not None:
         parts.append(f"visit {visit}")
     if getattr(exposure, "band", None):
@@ -239,17 +240,10 @@ def describe_exposure(exposure: VisitImage) -> str:
 
 def _describe_difference(science: VisitImage, template: VisitImage) -> str:
     """Say what was subtracted from what."""
-    numbers = [_visit_number(exposure) for exposure in (science, template)]
+    numbers = [visit_number(exposure) for exposure in (science, template)]
     if None in numbers or numbers[0] == numbers[1]:
         return "science − template"
     return f"visit {numbers[0]} − visit {numbers[1]}"
-
-
-def _visit_number(exposure: VisitImage) -> int | None:
-    """Return the visit of an exposure, `None` if it has none."""
-    info = getattr(exposure, "obs_info", None)
-    visit = getattr(info, "visit_id", None)
-    return getattr(info, "exposure_id", None) if visit is None else visit
 
 
 def _fwhm(exposure: VisitImage) -> float | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.table import Column, Table
 
+from ..adapters.metadata import visit_number
 from ..algorithms.measure.psf_fit import ForcedFluxes
 from .spatially_sampled_metrics import calibration
 
@@ -72,7 +73,7 @@ def _known_values(
         "snr": fluxes.flux / fluxes.error,
         "psfNdata": fluxes.n_pixels,
         "isNegative": fluxes.flux < 0,
-        "visit": info.visit_id if info.visit_id is not None else info.exposure_id or 0,
+        "visit": visit_number(difference) or 0,
         "detector": info.detector_num or 0,
         "band": difference.band or "",
     }

@@ -22,6 +22,7 @@ from lsst.utils.timer import timeMethod
 
 from ..adapters.kernels import evaluate_kernel
 from ..adapters.masks import bad_pixels, known_plane_names, resolve_plane_name
+from ..adapters.metadata import visit_number
 from ..adapters.psfs import psf_fwhm, sample_psf
 from ..algorithms.in_threads import run_in_threads
 from ..algorithms.report.counts_nb import count_bits
@@ -322,9 +323,8 @@ def _plain(value: Any) -> Any:
 
 def exposure_seed(difference: DifferenceImage) -> int:
     """Return a number that belongs to the exposure."""
-    info = difference.obs_info
-    visit = info.visit_id if info.visit_id is not None else info.exposure_id
-    return abs(int(visit or 0)) * 1000 + abs(int(info.detector_num or 0))
+    detector = difference.obs_info.detector_num
+    return abs(int(visit_number(difference) or 0)) * 1000 + abs(int(detector or 0))
 
 
 def _describe_kernel(difference: DifferenceImage) -> dict[str, float]:

@@ -16,6 +16,7 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Column, Table
 
+from ..adapters.metadata import visit_number
 from ..algorithms.measure.psf_fit import PsfFits
 from .plugins.base import MeasurementInputs
 
@@ -94,7 +95,7 @@ def _add_identity(table: Table, difference: DifferenceImage, sources: Table, id_
             parents[i] = brightest[number]
         else:
             brightest[number] = int(ids[i])
-    visit = info.visit_id if info.visit_id is not None else info.exposure_id
+    visit = visit_number(difference)
     table["diaSourceId"] = Column(ids, description="Unique identifier")
     table["visit"] = Column(np.full(n, visit if visit is not None else 0, np.int64), description="Visit")
     table["detector"] = Column(

@@ -11,6 +11,7 @@ import astropy.units as u
 import numpy as np
 
 from ..adapters.masks import bad_pixels
+from ..adapters.metadata import visit_number
 from ..adapters.psfs import InvalidPsfError, psf_fwhm, sample_psf
 from ..algorithms.noise import sky_variance_map
 from ..algorithms.select.depth import PSF_POWER_SIDE, psf_power
@@ -47,7 +48,7 @@ def measure_figures(
     box = exposure.bbox if bbox is None else bbox
     info = exposure.obs_info
     if visit is None:
-        visit = info.visit_id if info.visit_id is not None else info.exposure_id
+        visit = visit_number(exposure)
     if detector is None:
         detector = info.detector_num
     fwhm, power = _measure_psf(exposure, box)

@@ -14,6 +14,7 @@ from lsst.pex.config import Config, ListField, RangeField
 from lsst.pipe.base import Struct, Task
 from lsst.utils.timer import timeMethod
 
+from ..adapters.metadata import visit_number
 from ..adapters.psfs import psf_fwhm
 from ..algorithms.measure.psf_fit import measure_forced_fluxes
 from .dia_source_table import calibration_at
@@ -152,7 +153,7 @@ def _pixel_positions(positions: Table, difference: DifferenceImage) -> tuple[np.
 def _add_identity(table: Table, difference: DifferenceImage, x: np.ndarray, y: np.ndarray) -> None:
     """Add pixel positions, and which exposure it is."""
     info, n, box = difference.obs_info, len(table), difference.bbox
-    visit = info.visit_id if info.visit_id is not None else info.exposure_id
+    visit = visit_number(difference)
     values = {
         "visit": (np.full(n, visit if visit is not None else 0, np.int64), None, "Visit"),
         "detector": (np.full(n, info.detector_num or 0, np.int16), None, "Detector"),

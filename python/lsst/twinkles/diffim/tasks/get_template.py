@@ -12,7 +12,7 @@ import numpy as np
 from lsst.pex.config import Config, ConfigurableField, Field, RangeField
 from lsst.pipe.base import NoWorkFound, Struct, Task
 
-from ..adapters.metadata import copy_metadata
+from ..adapters.metadata import copy_metadata, visit_number
 from .errors import UnsuitableTemplateError, UnusableExposureError
 from .warp import WarpTask, template_pixel_map
 
@@ -161,9 +161,7 @@ def restore_background(exposure: VisitImage, role: str) -> VisitImage:
 
 def describe_exposure(exposure: VisitImage) -> str:
     """Return what an exposure calls itself (`str`): visit, detector and band."""
-    info = exposure.obs_info
-    visit = info.visit_id if info.visit_id is not None else info.exposure_id
-    return f"visit={visit} detector={info.detector_num} band={exposure.band}"
+    return f"visit={visit_number(exposure)} detector={exposure.obs_info.detector_num} band={exposure.band}"
 
 
 def _place(template: VisitImage, exposure: VisitImage, offset: tuple[int, int]) -> VisitImage:

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 from scipy.ndimage import binary_dilation
 
+from ..cells import split_into_cells
 from ..noise import MAD_TO_SIGMA
 
 _CLIP = 2.5
@@ -78,7 +79,7 @@ def sky_of_cells(means: np.ndarray, *, size: int, min_fraction: float) -> tuple[
     sixth of the skewness, in standard deviations; sums of pixels know the mean. The means of 64 pixels have
     an eighth of the skewness, and an eighth of the standard deviation.
     """
-    values = _by_cell(means, size)
+    values = split_into_cells(means, size, size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # cells without a block
         for again in range(2):
@@ -93,11 +94,3 @@ def sky_of_cells(means: np.ndarray, *, size: int, min_fraction: float) -> tuple[
             values = np.where(far, np.nan, values)
         sky, number = np.nanmedian(values, axis=(1, 3)), np.isfinite(values).sum(axis=(1, 3))
     return np.where(number >= max(3.0, min_fraction * size**2), sky, np.nan), number
-
-
-def _by_cell(means: np.ndarray, size: int) -> np.ndarray:
-    """Return blocks by cell, ``(Cy, size, Cx, size)``, with NaN where there are none."""
-    cells = [-(-extent // size) for extent in means.shape]
-    rims = [(0, c * size - n) for c, n in zip(cells, means.shape, strict=True)]
-    padded = np.pad(means, rims, constant_values=np.nan)
-    return padded.reshape(cells[0], size, cells[1], size)
