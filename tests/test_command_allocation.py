@@ -46,3 +46,22 @@ print(gc.get_freeze_count())
 def test_at_the_end_no_object_is_looked_at_any_more():
     done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "True"] and not done.stderr
+
+
+IMPORT = """\
+import gc
+from lsst.twinkles.diffim.cli.allocation import import_quickly
+with import_quickly():
+    print(gc.isenabled())
+    import lsst.pipe.base
+print(gc.isenabled(), gc.get_freeze_count() > 1000)
+gc.unfreeze()
+with import_quickly():
+    print(gc.isenabled())
+print(gc.get_freeze_count())
+"""
+
+
+def test_no_cycles_are_looked_for_among_what_is_imported_first():
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True", "True", "0"]

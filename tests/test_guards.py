@@ -2,7 +2,7 @@
 
 import pytest
 from lsst.pex.config import Config, Field
-from lsst.utils.packages import Packages
+from lsst.utils.packages import Packages, getPythonPackages
 from repositories import files_below
 
 from lsst.twinkles.diffim.pipeline import guards
@@ -114,3 +114,12 @@ def test_packages_of_one_side_only_are_collected(output, monkeypatch):
 def test_skipping_stores_nothing(output):
     guard_versions(output, skip=True)
     assert files_below(output.root) == set()
+
+
+def test_versions_found_quickly_are_those_that_the_framework_finds():
+    found, reference = guards._find_imported(), getPythonPackages()
+
+    assert {"python", "numpy", "yaml", "daf_butler", "twinkles_diffim"} <= found.keys() <= reference.keys()
+    assert {name: reference[name] for name in found} == found
+    # The framework also knows packages that have another name and tell no version (attrs, starlink-pyast).
+    assert len(found) > 0.9 * len(reference)

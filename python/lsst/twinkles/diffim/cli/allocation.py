@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ("end_quickly", "keep_freed_memory", "prepare_process")
+__all__ = ("end_quickly", "import_quickly", "keep_freed_memory", "prepare_process")
 
 import atexit
 import ctypes
 import gc
 import platform
-
-from ..adapters.mask_update import copy_masks_by_bytes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Parameters of mallopt(3), and the largest array that is to be kept when it is freed.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -18,6 +19,8 @@ _LARGEST = 1 << 30
 
 def prepare_process() -> None:
     """Let this process, which is a command's own, treat memory and masks as suits large images."""
+    from ..adapters.mask_update import copy_masks_by_bytes
+
     keep_freed_memory()
     end_quickly()
     copy_masks_by_bytes()
@@ -49,3 +52,22 @@ def end_quickly() -> None:
     """
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
+
+
+@contextmanager
+def import_quickly() -> Iterator[None]:
+    """Let the framework be imported without looking for cycles among what stays, then and later.
+
+    Notes
+    -----
+    Nothing is done in a process that has imported it already: what else is there may be in a cycle.
+    """
+    if "lsst.pipe.base" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

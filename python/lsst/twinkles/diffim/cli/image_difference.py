@@ -12,14 +12,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
+from .allocation import import_quickly, prepare_process
 from .gen2_parser import DEFAULT_TIMEOUT, Gen2ArgumentParser
 from .logs import COMMAND_LOGGER, ProgressDisplay, log_to_stderr
 from .places import (
     CommandError,
     Places,
     find_places,
+    is_repository,
     open_input,
     refuse_foreign_repository,
     remove_output,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from ..tasks.image_difference import ImageDifferenceConfig
     from .gen2_parser import Gen2Arguments
     from .logs import StderrHandler
+    from .pair_reader import PairReader
     from .pairs import ExposurePair, PairSelection
     from .runner import Outcome
     from .template_choice import TemplateChooser
@@ -103,7 +107,10 @@ class _Command:
         args = self.args
         places = find_places(args)
         _heed_odd_options(args)
-        config = _make_config(args)
+        with import_quickly():
+            config = _make_config(args)
+            if not args.show_only:
+                importlib.import_module(".pair_work", __package__)
         _show_config_words(args, config)
         if args.show_only and "data" not in args.show:
             return 0
@@ -135,13 +142,33 @@ class _Command:
                     'you may preview data using "--show data"'
                 )
             return self._finish(outcomes, asked=selection.named)
-        output = self._initialize(config, places, butler, selection)
-        if output is None:
-            return 1
-        chooser.save()
-        with closing(output.butler), _profile(self.args):
-            outcomes += self._run_pairs(config, places, output, selection)
-            return self._finish(outcomes, asked=True, output=output)
+        with self._open_reader(places, butler, selection) as reader:
+            output = self._initialize(config, places, butler, selection)
+            if output is None:
+                return 1
+            chooser.save()
+            with closing(output.butler), _profile(self.args):
+                outcomes += self._run_pairs(config, places, reader, output, selection)
+                return self._finish(outcomes, asked=True, output=output)
+
+    @contextmanager
+    def _open_reader(
+        self, places: Places, butler: Butler, selection: PairSelection
+    ) -> Iterator[PairReader | None]:
+        """Give what reads exposures in this process, `None` if others do the work.
+
+        It has begun to read the first pair where no earlier run can have done it.
+        """
+        if self.args.processes > 1 or self.args.timeout is not None:
+            yield None
+            return
+        from .pair_reader import PairReader
+
+        prepare_process()
+        with PairReader(butler) as reader:
+            if self.args.clobber_output or not is_repository(places.output):
+                reader.read_ahead(selection.pairs[0])
+            yield reader
 
     def _initialize(
         self, config: ImageDifferenceConfig, places: Places, butler: Butler, selection: PairSelection
@@ -176,12 +203,13 @@ class _Command:
         self,
         config: ImageDifferenceConfig,
         places: Places,
+        reader: PairReader | None,
         output: OutputRepository,
         selection: PairSelection,
     ) -> Iterator[Outcome]:
         """Process the pairs that no earlier run has finished."""
         from .compile_ahead import compile_ahead
-        from .pair_work import PairSetup, digest_config
+        from .pair_work import PairSetup, PairWork, digest_config
         from .runner import run_jobs
 
         args = self.args
@@ -193,10 +221,11 @@ class _Command:
         if not pairs:
             return
         setup = PairSetup(places.input, output.root, config, digest, args.do_raise)
+        make_work = setup if reader is None else partial(PairWork, setup, reader, output)
         timeout = DEFAULT_TIMEOUT if args.timeout is None and args.processes > 1 else args.timeout
         n_failed = 0
         results = run_jobs(
-            setup, pairs, processes=args.processes, timeout=timeout, log_levels=args.log_levels
+            make_work, pairs, processes=args.processes, timeout=timeout, log_levels=args.log_levels
         )
         display = ProgressDisplay(len(pairs), self.handler)
         with compile_ahead(), display as progress, closing(results):

@@ -8,17 +8,15 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from lsst.daf.butler import Butler, DataCoordinate, DatasetRef
+from lsst.daf.butler import DataCoordinate, DatasetRef
 from lsst.pipe.base import AlgorithmError, NoWorkFound, Struct, TaskMetadata
 
 from ..adapters.psfs import InvalidPsfError
-from ..algorithms.threads import get_num_threads
 from ..pipeline.guards import ConfigMismatchError, VersionMismatchError
 from ..pipeline.ids import DiaSourceIdFactory
 from ..pipeline.output_repository import OUTPUTS, OutputRepository, put_outputs
@@ -26,10 +24,11 @@ from ..pipeline.provenance import describe_template
 from ..pipeline.repository import RepositoryError, open_butler
 from ..pipeline.staging import OutputWriteError
 from ..tasks.difference_image import score_exposure
-from ..tasks.errors import BadSubtractionError, UnusableExposureError
+from ..tasks.errors import BadSubtractionError
 from ..tasks.twinkles_image_difference import TwinklesImageDifferenceTask
 from .allocation import prepare_process
 from .logs import COMMAND_LOGGER, data_id_label
+from .pair_reader import PairReader
 from .pairs import ExposurePair
 from .places import open_input
 from .runner import Outcome, RunnerError
@@ -76,36 +75,48 @@ class PairSetup:
 
     def __call__(self) -> PairWork:
         """Open the repositories in the process that is to do the work."""
-        return PairWork(self)
+        prepare_process()
+        with ExitStack() as resources:
+            reader = resources.enter_context(PairReader(resources.enter_context(open_input(self.input))))
+            butler = resources.enter_context(open_butler(self.output, writeable=True))
+            output = OutputRepository(
+                self.output, butler, self.config.coaddName, self.config.datasets.outputs()
+            )
+            work = PairWork(self, reader, output)
+            work.resources = resources.pop_all()
+        return work
 
 
 class PairWork:
-    """Works on one pair after the other.
+    """Works on one pair after the other; a context manager.
 
     Parameters
     ----------
     setup : `PairSetup`
         What to work with.
+    reader : `PairReader`
+        Reads the exposures.
+    output : `OutputRepository`
+        Where the results go.
+
+    Attributes
+    ----------
+    resources : `contextlib.ExitStack`
+        What is closed in the end.
     """
 
-    def __init__(self, setup: PairSetup) -> None:
-        prepare_process()
+    def __init__(self, setup: PairSetup, reader: PairReader, output: OutputRepository) -> None:
         self._setup = setup
-        self._input = open_input(setup.input)
-        self._output = OutputRepository(
-            setup.output,
-            open_butler(setup.output, writeable=True),
-            setup.config.coaddName,
-            setup.config.datasets.outputs(),
-        )
+        self._reader = reader
+        self._output = output
         self._task = TwinklesImageDifferenceTask(config=setup.config)
+        self.resources = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._input.close()
-        self._output.butler.close()
+        self.resources.close()
 
     def __call__(self, pair: ExposurePair) -> Outcome:
         """Process a pair; never raises on account of the data.
@@ -135,7 +146,7 @@ class PairWork:
 
     def _process(self, pair: ExposurePair) -> str:
         """Read, run and store; return a few words on the result."""
-        science, template = self._read_pair(pair)
+        science, template = self._reader.read(pair)
         ids = DiaSourceIdFactory(int(pair.data_id["visit"]), int(pair.data_id["detector"]))
         self._task.emptyMetadata()
         try:
@@ -169,40 +180,6 @@ class PairWork:
             inputs=[pair.science, pair.template],
             layout=self._setup.config.datasets.layout,
         )
-
-    def _read_pair(self, pair: ExposurePair) -> tuple[VisitImage, VisitImage]:
-        """Return science and template exposure, read at the same time if there are threads for it."""
-        if get_num_threads() == 1:
-            return self._read(self._input, pair.science, "science"), self._read(
-                self._input, pair.template, "template"
-            )
-        # A Butler is for one thread.
-        with closing(self._input.clone()) as other, ThreadPoolExecutor(1) as pool:
-            template = pool.submit(self._read, other, pair.template, "template")
-            return self._read(self._input, pair.science, "science"), template.result()
-
-    def _read(self, butler: Butler, ref: DatasetRef, role: str) -> VisitImage:
-        """Read an exposure.
-
-        Raises
-        ------
-        UnusableExposureError
-            If its file cannot be read, for whatever reason.
-        """
-        try:
-            return butler.get(ref)
-        except (Exception, NoWorkFound) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UnusableExposureError(
-                f"Cannot read the {role} exposure, {self._find_file(ref)}: {reason}; ingest it again.",
-                role=role,
-            ) from error
-
-    def _find_file(self, ref: DatasetRef) -> str:
-        try:
-            return self._input.getURI(ref).ospath
-        except Exception:
-            return f"{ref.datasetType.name} {ref.dataId}"
 
     def _choose_products(self, result: Struct) -> dict[str, Any]:
         """Return the results that are to be stored, by their name in `OUTPUTS`."""
@@ -282,7 +259,11 @@ def find_done(output: OutputRepository, pairs: Iterable[ExposurePair], digest: s
         Those with all results there, made from the same two datasets with the
         same configuration.
     """
-    stored = {name: _find_all(output, name) for name in OUTPUTS if name not in ("config", "packages")}
+    metadata = _find_all(output, "metadata")
+    if not metadata:
+        return []
+    others = set(OUTPUTS) - {"metadata", "config", "packages"}
+    stored = {"metadata": metadata} | {name: _find_all(output, name) for name in others}
     return [pair for pair in pairs if _is_done(output, stored, pair, digest)]
 
 

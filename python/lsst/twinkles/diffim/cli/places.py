@@ -6,6 +6,7 @@ __all__ = (
     "CommandError",
     "Places",
     "find_places",
+    "is_repository",
     "open_input",
     "refuse_foreign_repository",
     "remove_output",
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from .gen2_parser import Gen2Arguments
 
+_CONFIG = "butler.yaml"
 _PARENT = "_parent"
 _OWN_LEFTOVERS = ("creating-", ".staging")
 
@@ -117,6 +119,11 @@ def open_input(place: str) -> Butler:
         raise RepositoryError(f"Cannot read repository {place}: {reason}; check the address.") from error
 
 
+def is_repository(output: Path | None) -> bool:
+    """Whether there is a repository in a directory, finished or not (`bool`)."""
+    return output is not None and (output / _CONFIG).exists()
+
+
 def remove_output(places: Places) -> None:
     """Delete the output repository, if it is one.
 
@@ -140,7 +147,7 @@ def remove_output(places: Places) -> None:
         )
     try:
         # Without its configuration it is no repository: a run that is killed here leaves nothing misleading.
-        (output / "butler.yaml").unlink(missing_ok=True)
+        (output / _CONFIG).unlink(missing_ok=True)
         shutil.rmtree(output)
     except OSError as error:
         raise CommandError(f"--clobber-output: cannot delete {output}: {error.strerror}", 1) from error
@@ -156,7 +163,7 @@ def refuse_foreign_repository(output: Path) -> None:
     """
     from ..pipeline.repository import RepositoryError, open_input_repository
 
-    if not (output / "butler.yaml").exists() or (output / _PARENT).exists():
+    if not is_repository(output) or (output / _PARENT).exists():
         return
     try:
         with closing(open_input_repository(output)) as butler:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 __all__ = ("ConfigMismatchError", "VersionMismatchError", "guard_config", "guard_versions")
 
+import importlib.metadata
 import logging
+import sys
 
 from lsst.pex.config import Config
-from lsst.utils.packages import Packages
+from lsst.utils.packages import Packages, getCondaPackages, getEnvironmentPackages
 
 from .output_repository import OutputRepository, put_outputs
 
@@ -97,14 +99,41 @@ def guard_versions(
 
 
 def _find_packages() -> Packages:
-    """Return the versions in use, silent on EUPS: most people do not have it."""
+    """Return the versions in use: of Python, of what is imported, and of what conda or EUPS has set up."""
     logger = logging.getLogger("lsst.utils.packages")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)  # most people do not have EUPS
     try:
-        return Packages.fromSystem()
+        return Packages(_find_imported() | getCondaPackages() | getEnvironmentPackages())
     finally:
         logger.setLevel(level)
+
+
+def _find_imported() -> dict[str, str]:
+    """Return the versions of imported packages, by the names that `Packages.fromSystem` gives them.
+
+    That looks for every file of every installed package, which takes half a second.
+    """
+    versions = {"python": sys.version}
+    for name, module in sorted(sys.modules.items()):
+        top, *below = name.split(".")
+        if name.startswith("_") or "._" in name or top in sys.stdlib_module_names:
+            continue
+        # Of a namespace each part has a version, what lies below it has none of its own.
+        if below and (top != "lsst" or any(name.startswith(f"{known}.") for known in versions)):
+            continue
+        # Of its own dictionary: to ask a module that is loaded when it is first used would load it.
+        version = vars(module).get("__version__")
+        if not isinstance(version, str):
+            try:
+                version = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        versions[name] = version
+    return {
+        name.removeprefix("lsst.").replace(".", "_") if name.startswith("lsst.") else name: version
+        for name, version in versions.items()
+    }
 
 
 def _compare_configs(stored: Config, config: Config) -> list[str]:

@@ -125,10 +125,10 @@ class DifferenceQualityTask(Task):
         return rays.exposure
 
     def subtract_background(self, difference: DifferenceImage, light: np.ndarray) -> DifferenceImage:
-        """Return a difference without the sky that is left in it where ``light`` shows nothing."""
+        """Take the sky that is left where ``light`` shows nothing out of a difference, in place."""
         if not self.config.doSubtractBackground:
             return difference
-        return self.subtractBackground.run(difference, light=light).difference
+        return self.subtractBackground.run(difference, light=light, inPlace=True).difference
 
     def mask_streaks(self, difference: DifferenceImage) -> None:
         """Set the plane ``STREAK`` of a difference."""

@@ -407,7 +407,10 @@ class ImageDifferenceTask(DifferenceQualityTask):
     def _finish_difference(
         self, science: VisitImage, template: VisitImage, subtracted: Struct
     ) -> DifferenceImage:
-        """Whiten the noise and scale the variance, as configured."""
+        """Whiten the noise and scale the variance, as configured.
+
+        The difference is the task's own by now: no stage needs a copy of it.
+        """
         difference = subtracted.difference
         if self.config.doDecorrelation and not getattr(subtracted, "whitened", False):
             difference = self.decorrelate.run(
@@ -420,13 +423,11 @@ class ImageDifferenceTask(DifferenceQualityTask):
         if self.config.doFinalWhitening:
             difference = self.finalWhitening.run(difference).whitened
         if self.config.doScaleDiffimVariance:
-            scaled = self.scaleVariance.run(difference)
+            scaled = self.scaleVariance.run(difference, inPlace=True)
             self.metadata["scaleDiffimVarianceFactor"] = scaled.factor
             difference = scaled.scaled
         excess = getattr(subtracted, "excessVariance", None)
         if excess is not None:
-            if difference is subtracted.difference:
-                difference = difference.copy()
             difference.variance.array += excess
             subtracted.excessVariance = None  # it is in the variance plane now
         return self.subtract_background(difference, subtracted.matchedTemplate.image.array)

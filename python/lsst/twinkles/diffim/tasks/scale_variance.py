@@ -64,13 +64,15 @@ class ScaleVarianceTask(Task):
     _DefaultName = "scaleVariance"
     config: ScaleVarianceConfig
 
-    def run(self, maskedImage: MaskedImage) -> Struct:
+    def run(self, maskedImage: MaskedImage, inPlace: bool = False) -> Struct:
         """Return the image with its variance plane scaled.
 
         Parameters
         ----------
         maskedImage : `lsst.images.MaskedImage`
-            Image; not modified.
+            Image; not modified, unless that is asked for.
+        inPlace : `bool`, optional
+            Scale the variance of the image itself, where nobody else needs it as it was?
 
         Returns
         -------
@@ -93,7 +95,7 @@ class ScaleVarianceTask(Task):
                 varianceFactor=factor,
                 limit=limit,
             )
-        scaled = maskedImage.copy()
+        scaled = maskedImage if inPlace else maskedImage.copy()
         scaled.variance.array *= np.float32(factor)
         self.log.info("Scaled the variance plane by %.4f.", factor)
         return Struct(scaled=scaled, factor=factor)

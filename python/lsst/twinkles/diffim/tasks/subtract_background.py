@@ -64,15 +64,19 @@ class SubtractBackgroundTask(Task):
     _DefaultName = "subtractBackground"
     config: SubtractBackgroundConfig
 
-    def run(self, difference: DifferenceImage, light: np.ndarray | None = None) -> Struct:
+    def run(
+        self, difference: DifferenceImage, light: np.ndarray | None = None, inPlace: bool = False
+    ) -> Struct:
         """Subtract the background.
 
         Parameters
         ----------
         difference : `lsst.images.DifferenceImage`
-            Difference; not modified.
+            Difference; not modified, unless that is asked for.
         light : `numpy.ndarray`, ``(Ny, Nx)``, optional
             What was subtracted; where it is bright there is no sky (see ``maxLight``).
+        inPlace : `bool`, optional
+            Change the pixels of the difference itself, where nobody else needs it as it was?
 
         Returns
         -------
@@ -86,9 +90,9 @@ class SubtractBackgroundTask(Task):
         if background is None:
             self.log.warning("No cell has enough sky for a background of the difference; none is taken.")
             return Struct(difference=difference, background=np.zeros_like(image))
-        result = difference.copy()
+        result = difference if inPlace else difference.copy()
         no_data = bad_pixels(difference.mask, ["NO_DATA"])
-        result.image.array[...] = np.where(no_data, image, image - background)
+        np.subtract(image, background, out=result.image.array, where=~no_data)
         self.metadata["differenceBackgroundMean"] = float(background.mean())
         self.metadata["differenceBackgroundStdev"] = float(background.std())
         return Struct(difference=result, background=background)
