@@ -131,10 +131,8 @@ class DecorrelateTask(Task):
             sky=whitener.sky_image(image.shape),
             psfs=psfs if templateMatched else psfs[::-1],
         )
-        result = subtractedExposure.copy()
-        result.image.array[...] = corrected
-        result.variance.array[...] = variance
-        result = _with_psf(result, self._whiten_psf(subtractedExposure, whitener))
+        psf = self._whiten_psf(subtractedExposure, whitener)
+        result = _replace_pixels(subtractedExposure, corrected, variance, psf)
         centre = whitener.stamps(x=np.array([image.shape[1] / 2]), y=np.array([image.shape[0] / 2]), size=41)[
             0
         ]
@@ -193,14 +191,21 @@ def _kernel_sum(kernel: Any, bbox: Box) -> float:
     return float(evaluate_kernel(kernel, bbox, x=x, y=y).sum())
 
 
-def _with_psf(difference: DifferenceImage, psf: Any) -> DifferenceImage:
-    """Return a difference with another PSF; the rest is shared."""
-    from lsst.images import DifferenceImage
+def _replace_pixels(
+    difference: DifferenceImage, image: np.ndarray, variance: np.ndarray, psf: Any
+) -> DifferenceImage:
+    """Return a difference with other pixels and another PSF; the mask is copied, the rest is shared."""
+    from lsst.images import DifferenceImage, Image
 
     return DifferenceImage(
-        difference.image,
-        mask=difference.mask,
-        variance=difference.variance,
+        Image(
+            image,
+            bbox=difference.bbox,
+            unit=difference.unit,
+            sky_projection=difference.sky_projection,
+        ),
+        mask=difference.mask.copy(),
+        variance=Image(variance, bbox=difference.bbox, unit=difference.variance.unit),
         obs_info=difference.obs_info,
         summary_stats=difference.summary_stats,
         photometric_scaling=difference.photometric_scaling,
