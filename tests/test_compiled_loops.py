@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -55,6 +56,16 @@ def test_read_only_installation_uses_the_cache_of_the_user(folder, tmp_path):
     assert list(home.rglob("*.nbc"))
     assert run_loop(folder, home) == (["42", "1", "FunctionCache"], "")
     assert {path.name for path in folder.iterdir()} == {"compile_nb.py", "loop.py"}
+
+
+def test_first_runs_at_the_same_time_do_each_other_no_harm(folder, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: run_loop(folder, home), range(4)))
+    # Each compiles it or finds it compiled; none fails, none warns.
+    assert {(words[0], words[2], log) for words, log in runs} == {("42", "FunctionCache", "")}
+    assert run_loop(folder, home) == (["42", "1", "FunctionCache"], "")
 
 
 def test_without_any_place_the_loop_is_compiled_and_that_is_said(folder):
