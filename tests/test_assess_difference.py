@@ -12,8 +12,8 @@ from lsst.twinkles.diffim.algorithms.report.figures import (
     describe_kernels,
     neighbour_correlation,
     residual_ratios,
-    robust_moments,
 )
+from lsst.twinkles.diffim.algorithms.robust import robust_moments
 from lsst.twinkles.diffim.tasks.assess_difference import (
     METRICS_MASK_PLANES,
     AssessDifferenceTask,

@@ -17,6 +17,7 @@ import numpy as np
 
 from .cells_nb import MAD_TO_SIGMA, clipped_medians, interpolate_grid
 from .in_threads import run_in_threads
+from .robust import robust_scatter
 from .spatial import chebyshev_terms
 
 _CLIP = 3.0
@@ -213,7 +214,7 @@ def pixel_noise_ratio(image: np.ndarray, sky: NoiseMap, bad: np.ndarray, *, samp
     if good.sum() < 100:
         return float("nan")
     values = (difference / np.sqrt(np.float32(2.0) * variance[:, 1:]))[good]
-    return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
+    return robust_scatter(values)
 
 
 def measure_photon_variance(

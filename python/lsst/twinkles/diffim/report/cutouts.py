@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..algorithms.robust import robust_scatter
 from .figures import save_figure
 from .panels import NEGATIVE_COLOR, POSITIVE_COLOR
 
@@ -90,12 +91,16 @@ def _draw_triplet(axes: np.ndarray, cutouts: list[np.ndarray]) -> None:
     """Draw science and template on one asinh scale and the difference on a symmetric one."""
     sky = [np.nanmedian(c) if np.isfinite(c).any() else 0.0 for c in cutouts[:2]]
     direct = [c - level for c, level in zip(cutouts[:2], sky, strict=True)]
-    noise = max(_robust_sigma(direct[0]), _robust_sigma(direct[1]), 1e-12)
+    noise = max(*(np.nan_to_num(robust_scatter(d)) for d in direct[:2]), 1e-12)
     top = max(float(np.nanmax(np.abs(np.stack(direct)), initial=0.0)), 10 * noise)
     for ax, pixels in zip(axes[:2], direct, strict=True):
         shown = np.arcsinh(pixels / (2 * noise))
         _show(ax, shown, cmap="gray", vmin=np.arcsinh(-1.0), vmax=np.arcsinh(top / (2 * noise)))
-    reach = max(float(np.nanmax(np.abs(cutouts[2]), initial=0.0)), 5 * _robust_sigma(cutouts[2]), 1e-12)
+    reach = max(
+        float(np.nanmax(np.abs(cutouts[2]), initial=0.0)),
+        5 * np.nan_to_num(robust_scatter(cutouts[2])),
+        1e-12,
+    )
     _show(axes[2], cutouts[2], cmap="RdBu_r", vmin=-reach, vmax=reach)
 
 
@@ -104,9 +109,3 @@ def _show(ax: Axes, pixels: np.ndarray, **options: Any) -> None:
     ax.set_facecolor("0.6")
     ax.set_xticks([])
     ax.set_yticks([])
-
-
-def _robust_sigma(pixels: np.ndarray) -> float:
-    """Return 1.4826 times the median absolute deviation of finite pixels; 0 without any."""
-    finite = pixels[np.isfinite(pixels)]
-    return float(1.4826 * np.median(np.abs(finite - np.median(finite)))) if finite.size else 0.0

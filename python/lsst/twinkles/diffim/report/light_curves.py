@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from ..adapters.masks import bad_pixels
 from ..adapters.psfs import psf_fwhm, sample_psf
 from ..algorithms.measure.psf_fit import measure_forced_fluxes
+from ..algorithms.robust import robust_scatter
 from .figures import save_figure
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ def measure_depth(difference: DifferenceImage, *, seed: int = 1) -> float:
     taken = bad_pixels(difference.mask, (*_BAD_PLANES, "DETECTED", "DETECTED_NEGATIVE"))
     blank = ~taken[np.round(y).astype(int), np.round(x).astype(int)]
     flux, _ = _measure_pixels(difference, x[blank], y[blank])
-    flux = flux[np.isfinite(flux)]
-    scatter = 1.4826 * float(np.median(np.abs(flux - np.median(flux)))) if len(flux) else np.nan
-    return float(31.4 - 2.5 * np.log10(5.0 * scatter))
+    return float(31.4 - 2.5 * np.log10(5.0 * robust_scatter(flux)))
 
 
 def _nanojansky(difference: DifferenceImage) -> float:

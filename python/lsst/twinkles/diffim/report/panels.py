@@ -28,6 +28,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 from matplotlib.path import Path
 
+from ..algorithms.robust import robust_moments
+
 if TYPE_CHECKING:
     from lsst.images import MaskedImage
 
@@ -152,8 +154,8 @@ def _sky_norm(values: np.ndarray) -> ImageNormalize:
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return ImageNormalize(vmin=0.0, vmax=1.0)
-    middle = float(np.median(finite))
-    noise = float(1.4826 * np.median(np.abs(finite - middle))) or float(np.std(finite)) or 1.0
+    middle, noise = robust_moments(finite)
+    noise = noise or float(np.std(finite)) or 1.0
     _, bright = ZScaleInterval().get_limits(finite)
     top = max(float(np.percentile(finite, 99.7)), bright, middle + 20 * noise)
     # The sky's noise takes the lowest part of the scale whatever the brightest pixel is.

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ..algorithms.robust import robust_scatter
+
 _LEAST_CHANGE = 0.2
 """Part of the threshold below which a true change counts for nothing."""
 
@@ -147,9 +149,9 @@ def compare_with_truth(
         n_false=int(np.count_nonzero(is_false)),
         flux_bias=_median(flux[match[measured]] / change[measured] - 1),
         pull_median=_median(pull),
-        pull_scatter=_scatter(pull),
+        pull_scatter=robust_scatter(pull),
         n_alone=len(pull),
-        blend_pull_scatter=_scatter(pulls(found & expected & ~alone)),
+        blend_pull_scatter=robust_scatter(pulls(found & expected & ~alone)),
         position_rms=float(np.sqrt(np.mean(offset**2))) if len(offset) else float("nan"),
         found=found,
         match=match,
@@ -305,11 +307,6 @@ def _median(values: np.ndarray) -> float:
     """Return the median of what is finite; NaN for nothing."""
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if len(finite) else float("nan")
-
-
-def _scatter(values: np.ndarray) -> float:
-    """Return 1.4826 times the median absolute deviation; NaN for nothing."""
-    return 1.4826 * _median(np.abs(values - _median(values)))
 
 
 def _percent(fraction: float) -> str:

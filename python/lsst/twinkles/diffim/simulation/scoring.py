@@ -12,6 +12,7 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 
 from ..algorithms.psf_grid import PsfGrid
+from ..algorithms.robust import robust_scatter
 from .oracle import static_light
 from .pairs import SimulatedPair
 
@@ -106,7 +107,7 @@ def score_difference(
     values = np.where(usable, values - level * true_noise, 0.0)
     blank = np.where(areas.blank, np.clip(values / true_noise, -_CLIP, _CLIP), np.nan)
     significance = _matched_filter(values, errors2, psf)
-    filter_noise = _robust_scatter(significance[areas.blank])
+    filter_noise = robust_scatter(significance[areas.blank])
     transients, stars = _photometry(pair, values, errors2, psf)
     completeness, false = _detect(pair, significance / filter_noise, areas)
     return DifferenceScore(
@@ -182,8 +183,8 @@ def _photometry(
     measured, bright = np.isfinite(flux) & (snr > 5), np.isfinite(flux) & (snr > 10)
     transients = dict(
         bias=100 * _median((flux / true - 1)[bright]),
-        scatter=_robust_scatter(((flux - true) / np.asarray(truth["flux_error"]))[measured]),
-        pull=_robust_scatter(((flux - true) / error)[measured]),
+        scatter=robust_scatter(((flux - true) / np.asarray(truth["flux_error"]))[measured]),
+        pull=robust_scatter(((flux - true) / error)[measured]),
         n_transients=int(np.count_nonzero(measured)),
     )
     bright_stars = pair.stars[np.asarray(pair.stars["flux"]) > 50 * np.median(truth["flux_error"])]
@@ -241,11 +242,6 @@ def _detect(pair: SimulatedPair, significance: np.ndarray, areas: _Areas) -> tup
             expected += 1
             recovered += bool(np.any((distance < 1.5) & (found[:, 2] == np.sign(row["difference_flux"]))))
     return (recovered / expected if expected else float("nan")), int(np.count_nonzero(~explained))
-
-
-def _robust_scatter(values: np.ndarray) -> float:
-    """Return 1.4826 times the median absolute deviation; NaN for nothing."""
-    return 1.4826 * _median(np.abs(values - _median(values)))
 
 
 def _median(values: np.ndarray) -> float:

@@ -30,8 +30,8 @@ from ..algorithms.report.figures import (
     describe_kernels,
     neighbour_correlation,
     residual_ratios,
-    robust_moments,
 )
+from ..algorithms.robust import robust_moments
 from .errors import BadSubtractionError
 from .sky_objects import SkyObjectsTask, measure_sky_fluxes
 

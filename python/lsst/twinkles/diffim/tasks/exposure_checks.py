@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..adapters.masks import bad_pixels
+from ..algorithms.robust import robust_scatter
 from .errors import UnusableExposureError
 
 if TYPE_CHECKING:
@@ -150,8 +151,7 @@ def _measure_noise(image: np.ndarray, variance: np.ndarray) -> tuple[float, floa
     step = max(1, image.size // _N_SAMPLE)
     pixels, claimed = (a.ravel()[::step].astype(float) for a in (image, variance))
     pixels, claimed = pixels[np.isfinite(pixels)], claimed[np.isfinite(claimed) & (claimed > 0)]
-    scatter = 1.4826 * np.median(np.abs(pixels - np.median(pixels))) if len(pixels) else 0.0
-    return float(np.sqrt(np.median(claimed))) if len(claimed) else 0.0, float(scatter)
+    return float(np.sqrt(np.median(claimed))) if len(claimed) else 0.0, np.nan_to_num(robust_scatter(pixels))
 
 
 def require_good_pixels(exposure: VisitImage, role: str) -> None:

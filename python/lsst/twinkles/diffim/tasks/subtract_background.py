@@ -13,7 +13,8 @@ from lsst.pipe.base import Struct, Task
 
 from ..adapters.masks import bad_pixels
 from ..algorithms.detect.residual_sky import average_blocks, is_dark, sky_of_cells
-from ..algorithms.noise import MAD_TO_SIGMA, NoiseMap, fit_cells
+from ..algorithms.noise import NoiseMap, fit_cells
+from ..algorithms.robust import robust_scatter
 from ..algorithms.spatial import chebyshev_image
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class SubtractBackgroundTask(Task):
         size = config.binSize // block
         means = average_blocks(image, bad, size=block)
         if light is not None and np.isfinite(means).any():
-            spread = MAD_TO_SIGMA * float(np.nanmedian(np.abs(means - np.nanmedian(means))))
+            spread = robust_scatter(means)
             dark = is_dark(average_blocks(light, bad, size=block), config.maxLight * spread)
             means = np.where(dark, means, np.nan)
         sky, number = sky_of_cells(means, size=size, min_fraction=config.minFraction)

@@ -15,8 +15,9 @@ from ..convolve import TileGrid, choose_tile_grid, convolve_varying
 from ..convolve_nb import add_scattered
 from ..fourier import measure_extent, stamps_from_transforms, transform_stamps
 from ..in_threads import run_in_threads
-from ..noise import MAD_TO_SIGMA, NoiseMap
+from ..noise import NoiseMap
 from ..psf_grid import PsfGrid
+from ..robust import robust_scatter
 
 # Error of the filter that is let pass: it leaves the noise white to a few thousandths.
 _LARGEST_ERROR = 0.03
@@ -203,7 +204,7 @@ def _noise_of_variances(
         return 0.0
     sample = smooth[every][use]
     single = np.asarray(variance[every][use], float) - level[every][use] - sample
-    width, of_pixels = (MAD_TO_SIGMA * float(np.median(np.abs(v - np.median(v)))) for v in (sample, single))
+    width, of_pixels = (robust_scatter(v) for v in (sample, single))
     return min(width, _CORRELATED * of_pixels / (2 * _SMOOTHING_HALF + 1))
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..fourier import shift_and_slopes
-from ..noise import MAD_TO_SIGMA
 from ..psf_grid import PsfGrid
+from ..robust import robust_scatter
 from .prefilter import cut_stamps
 
 # Stars that a scatter is measured from at least, and the share of them with the smallest errors that is used.
@@ -48,16 +48,12 @@ class StarOffsets:
         best = known[np.argsort(self.error[known])][: max(_FEWEST, int(_BEST_SHARE * len(known)))]
         if len(best) < _FEWEST:
             return 0.0
-        total = np.mean([_robust_variance(d[best]) for d in (self.dx, self.dy)])
+        total = np.mean([robust_scatter(d[best]) ** 2 for d in (self.dx, self.dy)])
         noise = float(np.mean(self.error[best] ** 2))
         # A robust variance of n normal values scatters by 1.6 sqrt(2 / n) of it; there are two coordinates.
         standard_error = 1.6 * noise / np.sqrt(len(best))
         excess = total - noise
         return float(np.sqrt(excess)) if excess > _SIGNIFICANCE * standard_error else 0.0
-
-
-def _robust_variance(values: np.ndarray) -> float:
-    return float((MAD_TO_SIGMA * np.median(np.abs(values - np.median(values)))) ** 2)
 
 
 def measure_star_offsets(

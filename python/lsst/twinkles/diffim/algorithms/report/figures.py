@@ -8,7 +8,6 @@ __all__ = (
     "describe_kernels",
     "neighbour_correlation",
     "residual_ratios",
-    "robust_moments",
 )
 
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..match.prefilter import cut_stamps
-from ..noise import MAD_TO_SIGMA
 
 _CLIP = 4.0
 _BAND = 64
@@ -53,15 +51,6 @@ def describe_kernels(kernels: np.ndarray) -> KernelFigures:
         dx = (kernels.sum(axis=1) @ offset) / sums
         dy = (kernels.sum(axis=2) @ offset) / sums
     return KernelFigures(sums, np.where(sums != 0, dx, np.nan), np.where(sums != 0, dy, np.nan))
-
-
-def robust_moments(values: np.ndarray) -> tuple[float, float]:
-    """Return median and 1.4826 times the median absolute deviation of what is finite; NaN for nothing."""
-    finite = values[np.isfinite(values)]
-    if len(finite) == 0:
-        return float("nan"), float("nan")
-    middle = float(np.median(finite))
-    return middle, float(MAD_TO_SIGMA * np.median(np.abs(finite - middle)))
 
 
 def neighbour_correlation(
