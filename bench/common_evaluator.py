@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ("EVALUATOR", "find_evaluator", "make_shared_pair", "read_pulls", "score_oracle", "score_result")
+__all__ = (
+    "EVALUATOR",
+    "find_evaluator",
+    "make_shared_pair",
+    "read_transients",
+    "score_oracle",
+    "score_result",
+)
 
 import csv
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -87,16 +93,12 @@ def score_result(pair: Path, out: Path, arrays: dict[str, Any], psf: Any) -> dic
     return _score(pair, out)
 
 
-def read_pulls(out: Path) -> list[float]:
-    """Return (measured - true) / ideal error of the transients of S/N > 5 of a difference that was scored."""
+def read_transients(out: Path) -> list[list[float]]:
+    """Return measured flux (NaN where there is none), true flux and ideal error of transients."""
     with (out / "trans.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    pulls = [
-        (float(row["f"]) - float(row["dflux"])) / float(row["sigma"])
-        for row in rows
-        if row["f"] and float(row["snr"]) > 5
-    ]
-    return [pull for pull in pulls if math.isfinite(pull)]
+        return [
+            [float(row[key] or "nan") for key in ("f", "dflux", "sigma")] for row in csv.DictReader(stream)
+        ]
 
 
 def _score(pair: Path, out: Path) -> dict[str, float]:

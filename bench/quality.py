@@ -34,10 +34,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common_evaluator import find_evaluator, make_shared_pair, read_pulls, score_oracle, score_result
+from common_evaluator import find_evaluator, make_shared_pair, read_transients, score_oracle, score_result
 from peers import COLUMNS as PEER_COLUMNS
 from peers import PEERS
 from stages import Clock
+
+from lsst.twinkles.diffim.algorithms.robust import robust_scatter
 
 if TYPE_CHECKING:
     from lsst.images import VisitImage
@@ -89,7 +91,8 @@ class Row:
     seed: int
     code: str
     scores: dict[str, float]
-    pulls: list[float] = dataclasses.field(default_factory=list)
+    # Measured flux, true flux and ideal error of each transient.
+    transients: list[list[float]] = dataclasses.field(default_factory=list)
 
 
 def main() -> int:
@@ -254,14 +257,14 @@ def score_shared_pairs(args: argparse.Namespace) -> Any:
         for seed in args.seeds:
             say(f"common evaluator: {case} {args.size} seed {seed}")
             pair = make_shared_pair(case, seed, args.shape, args.cache)
-            yield Row("evaluator", case, seed, ORACLE, score_oracle(pair), read_pulls(pair / "oracle"))
+            yield Row("evaluator", case, seed, ORACLE, score_oracle(pair), read_transients(pair / "oracle"))
             science, template = (
                 read_exposure(pair / f"{name}.fits", visit=visit, band="r", mask_planes={0: "BAD", 1: "SAT"})
                 for visit, name in ((2, "sci"), (1, "tmpl"))
             )
             done = subtract(args, science, template)
             score = score_result(pair, pair / "ours", done.arrays, done.psf)
-            yield Row("evaluator", case, seed, OURS, score | done.times, read_pulls(pair / "ours"))
+            yield Row("evaluator", case, seed, OURS, score | done.times, read_transients(pair / "ours"))
 
 
 def say(text: str) -> None:
@@ -296,25 +299,53 @@ def format_rows(rows: list[Row], size: str) -> str:
                     for code, values in PEERS.get(case, {}).items()
                 ]
         lines.append("")
-    return "\n".join([*lines, *_pooled_scatter(rows)]).rstrip()
+    return "\n".join([*lines, *_pooled_fluxes(rows)]).rstrip()
 
 
-def _pooled_scatter(rows: list[Row]) -> list[str]:
-    """Return lines with the scatter of the fluxes of the transients of all seeds: one alone has but few."""
-    rows = [row for row in rows if row.pulls]
-    if not rows:
+def _pooled_fluxes(rows: list[Row]) -> list[str]:
+    """Return lines on the fluxes of the transients of all seeds: one alone has but few."""
+    cases = dict.fromkeys(row.case for row in rows if row.transients)
+    if not cases:
         return []
+    found = {
+        (case, code): np.concatenate([r.transients for r in rows if (r.case, r.code) == (case, code)])
+        for case in cases
+        for code in (ORACLE, OURS)
+    }
+    found |= {("all", code): np.concatenate([found[case, code] for case in cases]) for code in (ORACLE, OURS)}
     lines = ["Scatter of transient fluxes (S/N > 5) over the best possible error, all seeds together"]
-    for case in [*dict.fromkeys(row.case for row in rows), "all"]:
-        cells = []
-        for code in (ORACLE, OURS):
-            mine = [row.pulls for row in rows if row.code == code and case in (row.case, "all")]
-            pulls = np.concatenate([*mine, []])
-            width = 1.4826 * np.median(np.abs(pulls - np.median(pulls)))
-            # Error of a median absolute deviation of normal values.
-            cells.append(f"{code} {width:.3f} +- {1.17 * width / np.sqrt(len(pulls)):.3f} of {len(pulls)}")
+    for case in [*cases, "all"]:
+        cells = [f"{code} {_pooled_scatter(found[case, code])}" for code in (ORACLE, OURS)]
+        lines.append(f"{case:6s}{'; '.join(cells)}")
+    lines += ["", "Bias of transient fluxes (S/N > 10), percent, all seeds together"]
+    for case in [*cases, "all"]:
+        best, ours = found[case, ORACLE], found[case, OURS]
+        cells = [f"{code} {_pooled_bias(t)}" for code, t in ((ORACLE, best), (OURS, ours))]
+        # Both have the same noise: what is between them is known much better than either.
+        between = np.column_stack([best[:, 1] + ours[:, 0] - best[:, 0], best[:, 1:]])
+        cells.append(f"between them {_pooled_bias(between)}")
         lines.append(f"{case:6s}{'; '.join(cells)}")
     return lines
+
+
+def _pooled_scatter(transients: np.ndarray) -> str:
+    measured, true, error = transients[np.isfinite(transients[:, 0])].T
+    pulls = ((measured - true) / error)[np.abs(true) > 5 * error]
+    width = robust_scatter(pulls)
+    # Error of a median absolute deviation of normal values.
+    return f"{width:.3f} +- {1.17 * width / np.sqrt(len(pulls)):.3f} of {len(pulls)}"
+
+
+def _pooled_bias(transients: np.ndarray) -> str:
+    """Weighted mean of measured over true flux, less one, percent; none weighs more than one of S/N 100."""
+    measured, true, error = transients[np.isfinite(transients[:, 0])].T
+    bright = np.abs(true) > 10 * error
+    excess, width = (measured / true - 1)[bright], (error / np.abs(true))[bright]
+    weight = 1 / (width**2 + 0.01**2)
+    mean = np.average(excess, weights=weight)
+    # Of the values themselves: how far they scatter is not taken from the errors.
+    scatter = np.sqrt(np.sum(weight**2 * (excess - mean) ** 2)) / weight.sum()
+    return f"{100 * mean:+.2f} +- {100 * scatter:.2f}"
 
 
 def worst(scores: list[dict[str, float]]) -> dict[str, float]:
