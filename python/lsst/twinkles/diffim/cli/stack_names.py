@@ -57,8 +57,11 @@ STAND_INS: Mapping[str, Mapping[str, str]] = {
 }
 """Module to name to ``module:class`` of the class that stands in."""
 
-_NO_COADDS = "templates from coadds are not built yet: retarget getTemplate to GetCalexpAsTemplateTask"
-_NOT_SPATIAL = "decorrelation on a grid is not built yet: use DecorrelateALKernelTask"
+_NO_COADDS = (
+    "coadds are templates by the name of their dataset: set config.datasets.template, or run "
+    "pipelines/imageDifferenceCoadd.yaml, and leave config.getTemplate as it is"
+)
+_NOT_SPATIAL = "decorrelation varies over the image here without a grid: use DecorrelateALKernelTask"
 _NO_DIPOLES = "the measurement here fits dipoles of its own: leave config.measurement as it is"
 
 REFUSED: Mapping[str, str] = {
@@ -70,7 +73,7 @@ REFUSED: Mapping[str, str] = {
     "DecorrelateALKernelSpatialConfig": _NOT_SPATIAL,
     "DecorrelateALKernelMapReduceConfig": _NOT_SPATIAL,
     "DipoleFitTask": _NO_DIPOLES,
-    "ZogyTask": "the zogy algorithm is not built yet: leave config.subtract as it is",
+    "ZogyTask": "ZOGY is a kernel of the subtraction here: set config.subtract.kernel.name = 'zogy'",
 }
 """Name to the reason why nothing stands in for it."""
 
