@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("build_parser", "main")
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .allocation import import_quickly
 from .gen2_parser import TRUST_HELP, ConfigOverride
 
 if TYPE_CHECKING:
@@ -162,10 +164,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _configure_and_run(args: argparse.Namespace) -> int:
     """Make the configuration, then do what was asked for."""
-    from lsst.pex.config import FieldValidationError
+    with import_quickly():
+        from lsst.pex.config import FieldValidationError
 
-    from .override_files import ConfigOverrideError
+        from .override_files import ConfigOverrideError
 
+        for name in ("lsst.images", "lsst.twinkles.diffim.tasks.twinkles_image_difference"):
+            importlib.import_module(name)
     try:
         config = _make_config(args.overrides, trust=args.trust_config)
     except (ConfigOverrideError, FieldValidationError) as error:
