@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .stack_names import describe_stand_ins, resolve_stack_names
-from .trust import find_reason_for_distrust
+from .trust import UntrustedFileError, guard_loads
 
 if TYPE_CHECKING:
     from lsst.pex.config import Config
@@ -69,7 +69,8 @@ def load_override_file(config: Config, path: str | Path, *, trust: bool = False)
     ------
     ConfigOverrideError
         If the file cannot be read or fails; the message names file and line.
-        Also, for root, if others may have written it (`.trust`).
+        Also, for root, if others may have written it, or a file that it
+        loads itself (`.trust`).
 
     Notes
     -----
@@ -77,16 +78,10 @@ def load_override_file(config: Config, path: str | Path, *, trust: bool = False)
     package where the stack is not installed (`.stack_names`).
     """
     try:
-        reason = None if trust else find_reason_for_distrust(path)
-        if reason is not None:
-            raise ConfigOverrideError(
-                f"{path} would be executed with the rights of root, but {reason}; "
-                "mend that, or give --trust-config if you know what is in it"
-            )
-        with resolve_stack_names():
+        with guard_loads(trust=trust), resolve_stack_names():
             config.load(str(path))
-    except ConfigOverrideError:
-        raise
+    except UntrustedFileError as error:
+        raise ConfigOverrideError(str(error)) from error
     except Exception as error:
         raise ConfigOverrideError(f"{_locate(error, path)}: {_explain(error)}") from error
 
