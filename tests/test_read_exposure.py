@@ -285,8 +285,6 @@ def test_noise_of_a_crowded_field_is_that_of_its_photons(tmp_path):
     assert 0.85 < np.median(ratio) < 1.3
     bright = scene.model > np.percentile(scene.model, 95)
     assert 0.75 < np.median(ratio[bright]) < 1.3  # their light is smoothed
-    dark = scene.model < np.percentile(scene.model, 5)
-    assert 0.85 < np.median(ratio[dark]) < 1.35  # darker than the half from which the noise is known
     gain = float(exposure.metadata["madeVariance"].split("from the gain ")[1].split()[0])
     assert gain == pytest.approx(2.0, rel=0.05)
     # Nor are places with more stars than others given more noise than their light has.

@@ -11,7 +11,6 @@ import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
-from scipy.ndimage import gaussian_filter
 
 from ..algorithms.read.flaws import find_blank_border, find_odd_rim, find_pile_up, find_saturated
 from ..algorithms.read.sky import SkyModel, estimate_source_poisson, fine_variance, scatter_over_variance
@@ -39,9 +38,6 @@ _BELIEVABLE = (0.6, 1.6)
 # smoothed noise; sources spread the brighter half of the pixels so many times as far as the darker one.
 _CROWDED = 0.3
 _SKEWED = 1.5
-# There the darkest percentile of the image, smoothed with a Gaussian of this width, is the sky; its variance
-# is not less than this part of that of the darker half.
-_DARKEST, _DARK_SMOOTHING, _LEAST_SKY = 1.0, 1.0, 0.25
 # A sky of this many of its own standard deviations has not been subtracted.
 _SKY_PRESENT = 5.0
 _DEFAULT_SCALE_ARCSEC = 0.2
@@ -130,8 +126,7 @@ def make_variance(
         read_noise = find_keyword(header, READ_NOISE_KEYS, positive=False) or 0.0
     note = "variance made from the pixel scatter"
     fine, dark = fine_variance(image)
-    crowded = bool(0 < fine < _CROWDED * np.median(sky.sigma) ** 2 and _is_skewed(image, sky))
-    if crowded:
+    if 0 < fine < _CROWDED * np.median(sky.sigma) ** 2 and _is_skewed(image, sky):
         # The same everywhere: what cells have for sky and scatter is the light of unresolved stars.
         sky = SkyModel(level=np.full_like(image, dark), sigma=np.full_like(image, np.sqrt(fine)))
         note += " about neighbours (of which that of whole cells is many times: a field full of sources)"
@@ -156,8 +151,6 @@ def make_variance(
     else:
         note += " alone: no gain is known, so that bright sources are given too small an error"
     if gain is not None:
-        if crowded:
-            sky, background = _darkest_sky(image, sky, background, gain)
         background = background + estimate_source_poisson(image, sky, gain=gain)
     return np.maximum(background, _tiny(sky)).astype(np.float32), note
 
@@ -230,21 +223,6 @@ def _effective_gain(header: fits.Header, unit: u.UnitBase) -> float | None:
     if gain is None or unit not in (u.adu, u.adu / u.s):
         return None
     return gain if unit == u.adu else gain * exposure
-
-
-def _darkest_sky(
-    image: np.ndarray, sky: SkyModel, variance: np.ndarray, gain: float
-) -> tuple[SkyModel, np.ndarray]:
-    """Return sky and variance of the darkest places of a field full of sources.
-
-    The light of unresolved sources is in the sky of its darker half, and darker places have less noise.
-    """
-    filled = np.where(np.isfinite(image), image, np.median(sky.level))
-    level = np.percentile(gaussian_filter(filled.astype(np.float32), _DARK_SMOOTHING), _DARKEST)
-    less = np.clip((sky.level - level) / gain, 0.0, (1.0 - _LEAST_SKY) * variance)
-    variance = variance - less
-    darkest = SkyModel(level=sky.level - gain * less, sigma=np.sqrt(variance))
-    return darkest, variance
 
 
 def _is_skewed(image: np.ndarray, sky: SkyModel) -> bool:
