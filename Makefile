@@ -1,6 +1,7 @@
 # make demo   two simulated visits, the cookbook's command on them, a picture and the score against the truth
 # make test   the tests (test-slow: those that take long too)
-# Everything happens in .venv, which is made when it is needed and made anew when pyproject.toml changes.
+# Everything happens in .venv, which is made when it is needed and made anew when pyproject.toml or the
+# pinned versions change.
 # PYTHON=/path/to/python names the Python to make it with; otherwise one is looked for (etc/find-python).
 
 SHELL = /bin/sh
@@ -25,18 +26,18 @@ help:
 	@echo "make real       figures of differences of real exposures, where there are some; make gallery: their pictures"
 	@echo "make lint       ruff and mypy; make format: ruff format"
 	@echo "make package    build wheel and sdist, install them with the locked dependencies into an empty environment, try"
-	@echo "make lock       pin the dependencies anew (requirements.lock, doc/licences.md)"
+	@echo "make lock       pin the dependencies anew (requirements.lock, requirements-test.lock, doc/licences.md)"
 	@echo "make clean      remove what the other targets made; distclean: the environment too"
 
 install: $(READY)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements-test.lock
 	@rm -f $(READY)
 	@python=$$(etc/find-python "$(PYTHON)") || exit 1; \
 	if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
 		echo "Making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV) || exit 1; fi
 	@echo "Installing the package and what it needs into $(VENV): a few minutes, once"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pipeline,scons,test]'
+	@etc/install-locked $(BIN)/python
 	@touch $(READY)
 
 demo: $(READY)
@@ -87,13 +88,16 @@ format: $(READY)
 package: $(READY)
 	etc/try-package $(BIN)/python
 
-# Names, versions and hashes for every platform; whence they come is up to the configuration of pip.
+# Names, versions and hashes for every platform; whence they come is up to the configuration of pip. The first file
+# has what an installation brings, the second also what tests and the other extras need.
+LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.12 --generate-hashes \
+	--no-emit-index-url --custom-compile-command 'make lock'
+
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.12 --upgrade \
-		$(addprefix --extra ,pipeline batch postgres) --generate-hashes --no-emit-index-url \
-		--custom-compile-command 'make lock' --output-file requirements.lock
-	$(BIN)/python etc/list-licences requirements.lock >doc/licences.md
+	$(LOCK) --upgrade $(addprefix --extra ,pipeline batch postgres) --output-file requirements.lock
+	$(LOCK) --upgrade --all-extras --constraint requirements.lock --output-file requirements-test.lock
+	$(BIN)/python etc/list-licences requirements-test.lock >doc/licences.md
 
 clean:
 	rm -rf demo quality pulls real build dist bin .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache

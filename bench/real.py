@@ -288,6 +288,12 @@ def verdict(group: str, outcomes: list[Outcome]) -> str:
             f"Noise over claimed {min(noise):.3f} to {max(noise):.3f}, correlations up to {lags:.4f}: "
             f"{fit} of {len(done)} within {WHITE:.0%} of white noise."
         )
+    if group == "isis" and done:
+        texts = []
+        for name, what in (("noise", "Noise over claimed"), ("mf", "PSF fluxes"), ("found", "found")):
+            low, middle, high = np.percentile([figures[name] for figures in done], (0, 50, 100))
+            texts.append(f"{what} {low:.3g} to {high:.3g} (median {middle:.3g})")
+        lines.append(f"{', '.join(texts)}.")
     return "\n".join(lines)
 
 

@@ -1,10 +1,10 @@
-"""Simulated exposures and catalogues as afw objects (of ``fake_afw``), with the truth.
+"""Simulated exposures and catalogues as afw objects (of the stack or of ``fake_afw``), with the truth.
 
 The scenes are like those of ip_diffim's own tests: Gaussian stars of a few hundred counts in white noise.
 """
 
-import fake_afw as afw
 import numpy as np
+import stack_here as afw
 from small_exposures import make_wcs
 from small_pairs import draw, scatter
 
@@ -81,7 +81,7 @@ def make_scene(
         yy, xx = np.mgrid[: shape[0], : shape[1]]
         exposure.image.array[...] += background(xx + corner.x, yy + corner.y)
     exposure.setPsf(afw.GaussianPsf(31, 31, sigma))
-    exposure.setWcs(afw.SkyWcs(make_wcs(crpix=(X0 + 100.0, Y0 + 100.0))))
+    exposure.setWcs(afw.make_sky_wcs(make_wcs(crpix=(X0 + 100.0, Y0 + 100.0))))
     exposure.setFilter(afw.FilterLabel(band, f"{band} NotACamera"))
     exposure.setPhotoCalib(afw.PhotoCalib(1.0))
     exposure.setVisitInfo(afw.VisitInfo(id=42, instrumentLabel="NotACamera"))

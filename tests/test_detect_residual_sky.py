@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from test_detect_streaks import make_difference
 
 from lsst.twinkles.diffim.algorithms.detect.residual_sky import average_blocks, is_dark, sky_of_cells
+from lsst.twinkles.diffim.tasks.subtract_background import SubtractBackgroundTask
 
 SHAPE = (512, 640)
 
@@ -59,3 +61,18 @@ def test_bad_pixels_and_small_images():
     assert np.isnan(sky).all() and number.sum() == 7  # 7 of 256 blocks are too few
     assert sky_of_cells(means, size=2, min_fraction=0.25)[0] == pytest.approx(3.0)
     assert not is_dark(np.full((2, 2), np.nan), 1.0).any()
+
+
+@pytest.mark.parametrize("size", [160, 256, 700])
+def test_a_small_image_has_cells_enough_for_a_polynomial(size):
+    """The sky of the second order is found whatever the size, cells being what they are for large images."""
+    rng = np.random.default_rng(6)
+    y, x = 2.0 * np.mgrid[:size, :size] / size - 1.0
+    sky = 0.4 + 0.3 * x - 0.2 * y + 0.5 * x * y - 0.6 * x**2
+    config = SubtractBackgroundTask.ConfigClass()
+    config.order = 2
+    assert config.binSize == 128
+    task = SubtractBackgroundTask(config=config)
+    found = task.run(make_difference(rng.normal(size=(size, size)) + sky)).background
+    # Six terms from medians of all pixels, on the average; three times as much at the corners.
+    assert np.sqrt(np.mean((found - sky) ** 2)) < 4 * 1.3 * np.sqrt(6.0) / size

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from lsst.images import DifferenceImage
+from scipy import ndimage
 from scipy.ndimage import shift as spline_shift
 from scipy.signal import fftconvolve
 from small_exposures import draw_stars, make_exposure
@@ -64,6 +65,33 @@ def test_mild_correlation_is_taken_out_wholly():
     # Undoes the filter: what is left of it is the filter's sum squared, over its power.
     expected = (kernel**2).sum() ** -1 * kernel.sum() ** 2
     assert 1 / whitening.variance_factor == pytest.approx(1 / expected, rel=0.02)
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_what_varies_slowly_is_no_noise(correlated):
+    """Places of another sky, wider than the squares, beside noise: the filter is that of the noise."""
+    rng = np.random.default_rng(8)
+    kernel = np.array([[0.1, 1.0, 0.1]]) if correlated else np.ones((1, 1))
+    noise = fftconvolve(rng.normal(size=(SIZE, SIZE)), kernel, "same")
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    sky = 0.5 * np.cos(2 * np.pi * x) * np.cos(2 * np.pi * y)
+    blank = rng.uniform(size=noise.shape) < 0.7
+    truth = solve_final_whitening(noise, blank, largest_lag=5, half=7)
+    fooled = solve_final_whitening(noise + sky, blank, largest_lag=5, half=7)
+    found = solve_final_whitening(noise + sky, blank, largest_lag=5, half=7, level_size=65)
+    assert fooled.variance_factor > 2.0 * truth.variance_factor
+    assert found.variance_factor == pytest.approx(truth.variance_factor, rel=0.25)
+    np.testing.assert_allclose(found.autocorrelation, truth.autocorrelation, atol=0.006)
+
+
+def test_the_mean_of_squares_takes_no_correlation_with_it():
+    """Smooth noise without any sky: what the means of its squares have taken is given back."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(9).normal(size=(1000, 1000)), 1.5)
+    blank = np.ones(noise.shape, bool)
+    options = {"largest_lag": 7, "half": 7}
+    truth = solve_final_whitening(noise, blank, **options).autocorrelation.sum()
+    found = solve_final_whitening(noise, blank, **options, level_size=65).autocorrelation.sum()
+    assert found == pytest.approx(truth, rel=0.04)
 
 
 def test_psf_goes_through_the_same_filter():

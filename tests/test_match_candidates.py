@@ -1,6 +1,7 @@
 """Choice of the stamps that determine the kernel."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import maximum_filter, uniform_filter
@@ -10,6 +11,7 @@ from lsst.twinkles.diffim.algorithms.match.candidates import (
     find_candidates,
     select_candidates,
     select_in_cells,
+    share_among_cells,
 )
 
 ALL = {"cell_size": 64, "per_cell": -1, "separation": 1.0, "max_number": -1}
@@ -97,3 +99,11 @@ def test_the_brightest_are_kept():
         found, bad=np.zeros((60, 100), bool), half=5, core=1, max_bad_fraction=0.0, **ALL | {"max_number": 0}
     )
     assert len(none) == 0
+
+
+@pytest.mark.parametrize(
+    "shape, per_cell, expected",
+    [((256, 256), 5, 25), ((257, 256), 5, 17), ((1024, 1024), 5, 5), ((60, 60), 5, 100), ((60, 60), -1, -1)],
+)
+def test_few_cells_hold_more_each(shape, per_cell, expected):
+    assert share_among_cells(shape, cell_size=128, per_cell=per_cell, least=100) == expected

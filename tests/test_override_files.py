@@ -254,3 +254,23 @@ def test_an_installed_module_of_the_stack_is_imported_and_completed(load, tmp_pa
         for name in [n for n in sys.modules if n == "lsst.ip" or n.startswith("lsst.ip.")]:
             del sys.modules[name]
         vars(lsst).pop("ip", None)
+
+
+def test_the_package_brings_the_cookbooks_file(tmp_path, monkeypatch, caplog):
+    """Where there is no checkout; a file of this name that is there comes first."""
+    from lsst.twinkles.diffim.tasks.twinkles_image_difference import TwinklesImageDifferenceTask
+
+    monkeypatch.chdir(tmp_path)
+    config = TwinklesImageDifferenceTask.ConfigClass()
+    config.doWriteMatchedExp = False
+    with caplog.at_level("INFO"):
+        load_override_file(config, "config/diffimconfig.py")
+    assert config.doWriteMatchedExp and config.subtract.kernel.name == "AL"
+    assert "config/diffimconfig.py is the one that the package brings" in caplog.text
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "diffimconfig.py").write_text("config.doWriteMatchedExp = False\n")
+    load_override_file(config, "config/diffimconfig.py")
+    assert not config.doWriteMatchedExp
+    for name in ("config/nowhere.py", "diffimconfig.py", "config/x/rubinVisitImage.py"):
+        with pytest.raises(ConfigOverrideError, match=name):
+            load_override_file(config, name)

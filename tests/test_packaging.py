@@ -66,6 +66,7 @@ def test_every_module_imports_without_the_compiled_stack():
     modules = sorted(
         ".".join(path.relative_to(ROOT / "python").with_suffix("").parts).removesuffix(".__init__")
         for path in SOURCE.rglob("*.py")
+        if "data" not in path.relative_to(SOURCE).parts  # override files
     )
     assert len(modules) > 50
     printed = run_python(
@@ -103,33 +104,49 @@ def test_requirements_of_extras_are_in_test():
         assert set(extras[name]) <= set(extras["test"]), name
 
 
-def read_lock():
+def read_lock(name):
     """Return versions and numbers of hashes of the pinned packages, by name."""
-    entries = re.split(r"^(?=[A-Za-z0-9])", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
+    entries = re.split(r"^(?=[A-Za-z0-9])", (ROOT / name).read_text(), flags=re.MULTILINE)[1:]
     found = [(re.match(r"([^=\s]+)==([^\s;]+)", entry), entry.count("--hash=sha256:")) for entry in entries]
     assert all(match for match, _ in found)
     return {canonicalize_name(match[1]): (match[2], n_hashes) for match, n_hashes in found}
 
 
-def test_the_lock_file_pins_what_is_asked_for():
+LOCKS = {
+    "requirements.lock": ("pipeline", "batch", "postgres"),
+    "requirements-test.lock": tuple(PROJECT["optional-dependencies"]),
+}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_files_pin_what_is_asked_for(name):
     """With hashes, and without saying where the files are to be had."""
-    assert "://" not in (ROOT / "requirements.lock").read_text()
-    lock = read_lock()
+    assert "://" not in (ROOT / name).read_text()
+    lock = read_lock(name)
     assert all(n_hashes > 0 for _, n_hashes in lock.values())
-    extras = [PROJECT["optional-dependencies"][name] for name in ("pipeline", "batch", "postgres")]
+    extras = [PROJECT["optional-dependencies"][extra] for extra in LOCKS[name]]
     wanted = [Requirement(text) for texts in (PROJECT["dependencies"], *extras) for text in texts]
     for requirement in wanted:
         version, _ = lock[canonicalize_name(requirement.name)]
         assert version in requirement.specifier, f"{requirement} and {version}: make lock"
 
 
+def test_tests_run_with_what_is_installed_elsewhere():
+    """The versions of the first file are those of the second; that has the build backend, too."""
+    first, second = (read_lock(name) for name in LOCKS)
+    assert {name: version for name, (version, _) in first.items()}.items() <= {
+        name: version for name, (version, _) in second.items()
+    }.items()
+    assert "setuptools" in second
+
+
 def test_licences_are_those_of_the_lock_file():
     page = (ROOT / "doc" / "licences.md").read_text()
     rows = re.findall(r"^\| ([\w.-]+) \| ([\w.+!-]+) \| ([^|]+) \|$", page, flags=re.MULTILINE)
     assert {canonicalize_name(name): version for name, version, _ in rows if name != "package"} == {
-        name: version for name, (version, _) in read_lock().items()
+        name: version for name, (version, _) in read_lock("requirements-test.lock").items()
     }
-    assert not [name for name, _, licence in rows if "not declared" in licence]
+    assert not [name for name, _, licence in rows if "not declared" in licence or "not installed" in licence]
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +155,10 @@ def wheel(tmp_path_factory):
     copy = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
+    for name in ("config", "pipelines"):  # to which links of the package lead
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     ignored = shutil.ignore_patterns("*.egg-info", "*.dist-info", "__pycache__")
-    shutil.copytree(ROOT / "python", copy / "python", ignore=ignored)
+    shutil.copytree(ROOT / "python", copy / "python", ignore=ignored, symlinks=True)
     code = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
     command = [sys.executable, "-W", "ignore", "-c", code]
     result = subprocess.run(command, cwd=copy, capture_output=True, text=True)
@@ -163,6 +182,25 @@ def test_wheel_has_every_source_file(wheel):
     entries = next(name for name in names if name.endswith("entry_points.txt"))
     text = zipfile.ZipFile(wheel).read(entries).decode()
     assert all(f"{name} = {target}" in text for name, target in SCRIPTS.items())
+
+
+@pytest.mark.parametrize("folder", ["config", "pipelines"])
+def test_wheel_has_override_files_and_pipelines(wheel, folder):
+    """Each of the checkout, as it is there."""
+    with zipfile.ZipFile(wheel) as archive:
+        for path in (ROOT / folder).glob("*.*"):
+            content = archive.read(f"lsst/twinkles/diffim/data/{folder}/{path.name}")
+            assert content == path.read_bytes(), path.name
+
+
+def test_pipelines_are_resources():
+    from lsst.pipe.base import Pipeline
+
+    place = "resource://lsst.twinkles.diffim/data/pipelines"
+    pipelines = [path.name for path in (ROOT / "pipelines").glob("*.yaml")]
+    assert len(pipelines) == 7
+    for name in set(pipelines) - {"ApPipeTwinklesDiffim.yaml"}:  # which imports ap_pipe's
+        assert Pipeline.from_uri(f"{place}/{name}").task_labels, name
 
 
 def test_wheel_imports_beside_the_other_packages(wheel, tmp_path):

@@ -8,6 +8,7 @@ import astropy.units as u
 import fake_afw as afw
 import numpy as np
 import pytest
+import stack_here
 from lsst.images import SkyProjection
 from lsst.images.fields import ChebyshevField
 from lsst.pex.config import Config, ConfigurableField, Field
@@ -26,6 +27,8 @@ from lsst.twinkles.diffim.tasks.image_difference import ImageDifferenceTask
 
 @pytest.fixture(autouse=True, scope="module")
 def stack_modules():
+    if stack_here.IS_REAL:
+        pytest.skip("of the plain-Python afw; test_stack_real.py is of the stack's")
     with afw.install():
         patch = pytest.MonkeyPatch()
         # The one conversion that needs astshim; all exposures here have this WCS.

@@ -1,15 +1,15 @@
 """Our detection and measurement in the place of ip_diffim's.
 
-The claims are those of ip_diffim's ``test_detectAndMeasure.py``, on scenes made here; afw is ``fake_afw``.
+The claims are those of ip_diffim's ``test_detectAndMeasure.py``, on scenes made here; afw is `stack_here`.
 What is left to the stack's own tasks (cosmic rays, streaks, glints, satellites) is not tested here.
 """
 
 import json
 from pathlib import Path
 
-import fake_afw as afw
 import numpy as np
 import pytest
+import stack_here as afw
 from lsst.pipe.base import (
     AlgorithmError,
     AnnotatedPartialOutputsError,
@@ -262,7 +262,7 @@ def test_bad_flags_remove_sources():
 
 def test_missing_planes():
     scene = make_difference(planes=())
-    afw.Mask.reset()
+    afw.forget_mask_planes()
     assert len(run(scene).diaSources) == 10
 
 

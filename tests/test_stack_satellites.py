@@ -5,10 +5,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
-import fake_afw as afw
 import numpy as np
 import pytest
 import requests
+import stack_here as afw
 from astropy.time import Time
 from lsst.pex.config import FieldValidationError
 from test_stack_detect import make_difference, make_task, run
@@ -80,8 +80,9 @@ def scene():
     direction = degrees(
         getRa=lambda: degrees(asDegrees=lambda: 53.0), getDec=lambda: degrees(asDegrees=lambda: -27.0)
     )
-    scene.science.setDetector(afw.Detector(12))
+    scene.science.setDetector(afw.make_detector(12))
     date = Time("2026-01-01T00:00:00", scale="tai")
+    afw.need_plain_python()
     scene.science.setVisitInfo(afw.VisitInfo(id=42, date=date, exposureTime=30.0, boresightRaDec=direction))
     return scene
 

@@ -1,8 +1,8 @@
-"""Score images, and detection on them, in the place of ip_diffim's; afw is ``fake_afw``."""
+"""Score images, and detection on them, in the place of ip_diffim's; afw is that of ``stack_here``."""
 
-import fake_afw as afw
 import numpy as np
 import pytest
+import stack_here as afw
 from lsst.pipe.base import InvalidQuantumError, Struct
 from scipy.ndimage import gaussian_filter1d
 from stack_scenes import X0, Y0, blank, make_scene, make_subtract_task

@@ -1,8 +1,8 @@
-"""Subtraction with a kernel that is there, in the place of ip_diffim's; afw is ``fake_afw``."""
+"""Subtraction with a kernel that is there, in the place of ip_diffim's; afw is that of ``stack_here``."""
 
-import fake_afw as afw
 import numpy as np
 import pytest
+import stack_here as afw
 from stack_scenes import make_scene, make_subtract_task
 
 from lsst.twinkles.diffim.stack import AlardLuptonSubtractTask, SimplifiedSubtractTask

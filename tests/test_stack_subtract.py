@@ -1,13 +1,15 @@
 """Our subtraction in the place of ip_diffim's: what the stack's own tests claim of theirs holds of ours.
 
-The claims are those of ip_diffim's ``test_subtractTask.py``, on scenes made here; afw is ``fake_afw``.
+The claims are those of ip_diffim's ``test_subtractTask.py``, on scenes made here; afw is `stack_here`.
 """
 
-import fake_afw as afw
+import fake_afw
 import numpy as np
 import pytest
+import stack_here as afw
 from lsst.pex.config import FieldValidationError
 from lsst.pipe.base import AlgorithmError, AnnotatedPartialOutputsError, NoWorkFound, Struct
+from small_exposures import make_wcs
 from stack_scenes import X0, Y0, blank, make_scene, make_subtract_task
 
 from lsst.twinkles.diffim.stack import AlardLuptonSubtractTask
@@ -138,8 +140,7 @@ def test_mismatched_exposures():
     with pytest.raises(AssertionError, match="band g, the template in band r"):
         make_task().run(other, science, sources)
     moved, _ = make_scene(sigma=GOOD, size=220)
-    moved.setWcs(afw.SkyWcs(science.wcs.wcs.deepcopy()))
-    moved.wcs.wcs.wcs.crval = moved.wcs.wcs.wcs.crval + 1e-5
+    moved.setWcs(afw.make_sky_wcs(make_wcs(crpix=(X0 + 100.0, Y0 + 100.0), ra=53.00001)))
     with pytest.raises(AssertionError, match="WCS"):
         make_task().run(moved, science, sources)
 
@@ -329,7 +330,7 @@ def test_sources_near_the_edge_are_left_out_on_request():
     assert (np.abs(sizes[True].getX() - X0 - 127.5) < 128 - 2 * 31).all()
 
 
-class GapPsf(afw.GaussianPsf):
+class GapPsf(fake_afw.GaussianPsf):
     """No value at its average position, as a coadd has gaps."""
 
     def getAveragePosition(self):
@@ -343,6 +344,7 @@ class GapPsf(afw.GaussianPsf):
 
 
 def test_template_psf_with_gaps(caplog):
+    afw.need_plain_python()
     science, sources = make_scene(sigma=MIDDLE)
     template, _ = make_scene(sigma=GOOD, noise_seed=7, border=20)
     template.setPsf(GapPsf(31, 31, GOOD))
@@ -376,7 +378,8 @@ def test_calibrations_of_the_visit():
     science, sources = make_scene(sigma=MIDDLE)
     template, _ = make_scene(sigma=GOOD, noise_seed=7)
     science.setPsf(afw.GaussianPsf(31, 31, 3.5))  # wrong
-    science.setDetector(afw.Detector(4))
+    science.setDetector(afw.make_detector(4))
+    afw.need_plain_python()
     corrections = afw.ApCorrMap(base_PsfFlux="field")
     better = afw.GaussianPsf(31, 31, MIDDLE)
     summary = afw.ExposureCatalog({4: afw.ExposureCatalogRow(better, corrections)})

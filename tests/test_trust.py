@@ -1,13 +1,16 @@
 """What root executes."""
 
 import os
+import sys
 
 import pytest
+from command_runs import repository
 from lsst.pex.config import Config, Field
 from repositories import NOBODY
 
 from lsst.twinkles.diffim.cli import trust
 from lsst.twinkles.diffim.cli.gen2_parser import Gen2ArgumentParser
+from lsst.twinkles.diffim.cli.image_difference import main as image_difference
 from lsst.twinkles.diffim.cli.override_files import ConfigOverrideError, apply_overrides, load_override_file
 from lsst.twinkles.diffim.cli.run_pipeline import main as run_pipeline
 
@@ -112,8 +115,9 @@ def test_a_file_that_is_not_there_is_said_to_be(tmp_path):
 @pytest.mark.parametrize("words", [[], ["--trust-config"]])
 def test_the_option_of_the_command(override, tmp_path, monkeypatch, words):
     seen = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(
-        "lsst.twinkles.diffim.cli.override_files.find_reason_for_distrust",
+        "lsst.twinkles.diffim.cli.trust.find_reason_for_distrust",
         lambda path: seen.append(path) or "it is a test",
     )
     parser = Gen2ArgumentParser("x", "y")
@@ -125,3 +129,75 @@ def test_the_option_of_the_command(override, tmp_path, monkeypatch, words):
     else:
         with pytest.raises(ConfigOverrideError, match="it is a test"):
             apply_overrides(config, args.overrides, trust=args.trust_config)
+
+
+@needs_root
+def test_what_a_file_loads_itself_is_looked_at_too(override, tmp_path):
+    outer = tmp_path / "outer.py"
+    outer.write_text(f"config.load({str(override)!r})\n")
+    assert load(outer) == 7
+    (tmp_path / "executed").unlink()
+    override.chmod(0o646)
+    with pytest.raises(ConfigOverrideError, match=r"rights of root.*mine\.py may be written to by everybody"):
+        load(outer)
+    assert not (tmp_path / "executed").exists()
+    assert load(outer, trust=True) == 7
+    # By a path relative to the file that loads it, as pex_config reads them, too.
+    outer.write_text("config.load('overrides/mine.py')\n")
+    with pytest.raises(ConfigOverrideError, match=r"mine\.py may be written to by everybody"):
+        load(outer)
+    # The guard ends with the command's file: what other code loads is not its business.
+    config = OneConfig()
+    config.load(str(override))
+    assert config.number == 7
+
+
+@needs_root
+def test_a_pipeline_whose_files_load_others(override, tmp_path, capsys):
+    outer = tmp_path / "outer.py"
+    outer.write_text(f"config.load({str(override)!r})\n")
+    override.chmod(0o646)
+    pipeline = tmp_path / "pipeline.yaml"
+    task = "lsst.twinkles.diffim.pipeline.image_difference.ImageDifferencePipelineTask"
+    pipeline.write_text(f"description: x\ntasks:\n  imageDifference:\n    class: {task}\n")
+    words = ["-b", str(repository()), "-i", "TwinklesCam/defaults", "-o", "u/out", "-p", str(pipeline)]
+    assert run_pipeline([*words, "-C", f"imageDifference:{outer}"]) == 2
+    assert "may be written to by everybody" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.fixture
+def debug_module(tmp_path, monkeypatch):
+    """A module ``debug`` that says that it was executed."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    file = folder / "debug.py"
+    file.write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "debug", raising=False)
+    yield file
+    sys.modules.pop("debug", None)
+
+
+@needs_root
+def test_the_module_of_debug(debug_module, tmp_path, capsys):
+    words = [str(repository()), "--id", "visit=1", "--output", str(tmp_path / "out"), "--debug"]
+    debug_module.chmod(0o646)
+    assert image_difference(words) != 0
+    assert "debug.py would be executed with the rights of root" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()
+    image_difference([*words, "--trust-config"])
+    assert (tmp_path / "executed").exists()
+
+
+@needs_root
+def test_the_module_of_debug_of_run_pipeline(debug_module, tmp_path, capsys):
+    os.chown(debug_module, NOBODY, 0)
+    words = ["-b", str(tmp_path), "-i", "in", "-o", "out", "-p", "none.yaml", "--debug"]
+    assert run_pipeline(words) == 2
+    assert "debug.py" in (text := capsys.readouterr().err) and f"belongs to user {NOBODY}" in text
+
+
+def test_a_module_that_is_nowhere():
+    assert not trust.import_trusted("nowhere_to_be_found", trust=False)
+    assert trust.import_trusted("json", trust=False)

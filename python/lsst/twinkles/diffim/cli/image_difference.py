@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ("main",)
 
-import importlib
 import logging
 import os
 import signal
@@ -287,9 +286,13 @@ def _heed_odd_options(args: Gen2Arguments) -> None:
     if args.calib:
         _LOG.warning("--calib %s is ignored: a Gen3 repository keeps its calibrations itself.", args.calib)
     if args.debug:
+        from .trust import UntrustedFileError, import_trusted
+
         try:
-            importlib.import_module("debug")
-        except ImportError:
+            found = import_trusted("debug", trust=args.trust_config)
+        except UntrustedFileError as error:
+            raise CommandError(str(error)) from error
+        if not found:
             _LOG.warning("No 'debug' module found; put a debug.py on PYTHONPATH.")
 
 

@@ -10,18 +10,25 @@ __all__ = (
     "set_config_value",
 )
 
+import logging
 import traceback
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .stack_names import describe_stand_ins, resolve_stack_names
-from .trust import find_reason_for_distrust
+from .trust import UntrustedFileError, guard_loads
 
 if TYPE_CHECKING:
     from lsst.pex.config import Config
 
     from .gen2_parser import ConfigOverride
+
+
+_LOG = logging.getLogger(__name__)
+_PACKAGE = "lsst.twinkles.diffim"
+_OWN_FILES = "config"
 
 
 class ConfigOverrideError(Exception):
@@ -61,7 +68,8 @@ def load_override_file(config: Config, path: str | Path, *, trust: bool = False)
         Configuration to change; the file sees it as ``config``, and its own
         path as ``__file__``.
     path : `str` or `~pathlib.Path`
-        Python file. It is executed: read only files that you trust.
+        Python file. It is executed: read only files that you trust. Of a
+        name below ``config/`` that is not there the package brings its own.
     trust : `bool`, optional
         Whether root executes a file that others may have written.
 
@@ -69,26 +77,34 @@ def load_override_file(config: Config, path: str | Path, *, trust: bool = False)
     ------
     ConfigOverrideError
         If the file cannot be read or fails; the message names file and line.
-        Also, for root, if others may have written it (`.trust`).
+        Also, for root, if others may have written it, or a file that it
+        loads itself (`.trust`).
 
     Notes
     -----
     Imports of `lsst.ip.diffim` and its like lead to the classes of this
     package where the stack is not installed (`.stack_names`).
     """
+    path = _find_file(path)
     try:
-        reason = None if trust else find_reason_for_distrust(path)
-        if reason is not None:
-            raise ConfigOverrideError(
-                f"{path} would be executed with the rights of root, but {reason}; "
-                "mend that, or give --trust-config if you know what is in it"
-            )
-        with resolve_stack_names():
-            config.load(str(path))
-    except ConfigOverrideError:
-        raise
+        with guard_loads(trust=trust), resolve_stack_names():
+            config.load(path)
+    except UntrustedFileError as error:
+        raise ConfigOverrideError(str(error)) from error
     except Exception as error:
         raise ConfigOverrideError(f"{_locate(error, path)}: {_explain(error)}") from error
+
+
+def _find_file(path: str | Path) -> str:
+    """Return the place of an override file: that of the package if it brings the one that is not there."""
+    name = str(path)
+    parts = Path(name).parts
+    if len(parts) != 2 or parts[0] != _OWN_FILES or Path(name).exists():
+        return name
+    if not (files(_PACKAGE) / "data" / _OWN_FILES / parts[1]).is_file():
+        return name
+    _LOG.info("%s is the one that the package brings.", name)
+    return f"resource://{_PACKAGE}/data/{_OWN_FILES}/{parts[1]}"
 
 
 def set_config_value(config: Config, name: str, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ("main",)
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -116,17 +116,15 @@ def _run(ctx: click.Context, **kwargs: Any) -> None:
     log_levels = _start_log(kwargs)
     kwargs = collect_pipeline_actions(ctx, **kwargs)
     _refuse_what_workers_cannot(kwargs)
-    if not kwargs.pop("trust_config"):
-        _refuse_foreign_files(kwargs["pipeline_actions"])
+    trust = kwargs.pop("trust_config")
+    if not trust:
+        _refuse_foreign_files(kwargs)
     if not kwargs["enable_implicit_threading"]:
         disable_implicit_threading()
     show = ShowInfo(kwargs.pop("show", []))
-    pipeline = script.build(**kwargs, show=show)
-    if show.handled and not show.unhandled:
-        return
-    graph = script.qgraph(pipeline, for_execution=True, **kwargs, show=show)
+    graph = _build_graph(kwargs, show, trust=trust)
     if graph is None:
-        raise click.ClickException("the quantum graph is empty; messages above say why")
+        return
     if show.unhandled:
         raise click.UsageError(f"unknown words of --show: {', '.join(show.unhandled)}")
     if show.handled:
@@ -159,24 +157,45 @@ def _refuse_what_workers_cannot(kwargs: dict[str, Any]) -> None:
         raise click.UsageError(f"--start-method must be spawn, got {kwargs['start_method']}")
 
 
-def _refuse_foreign_files(actions: Iterable[Any]) -> None:
-    """Refuse configuration files that root should not execute."""
+def _refuse_foreign_files(kwargs: dict[str, Any]) -> None:
+    """Refuse configuration files, and the module of --debug, that root should not execute."""
     import click
 
-    from .trust import find_reason_for_distrust
+    from .trust import UntrustedFileError, find_module_file, require_trust
 
-    for action in actions:
-        if action.action != "configfile":
-            continue
+    files = [action.value for action in kwargs["pipeline_actions"] if action.action == "configfile"]
+    if kwargs["debug"] and (module := find_module_file("debug")):
+        files.append(module)
+    for file in files:
+        if "://" in str(file):
+            continue  # looked at when it is loaded
         try:
-            reason = find_reason_for_distrust(action.value)
+            require_trust(file)
+        except UntrustedFileError as error:
+            raise click.UsageError(str(error)) from error
         except OSError as error:
-            raise click.UsageError(f"cannot read {action.value}: {error.strerror}") from error
-        if reason is not None:
-            raise click.UsageError(
-                f"{action.value} would be executed with the rights of root, but {reason}; "
-                "mend that, or give --trust-config if you know what is in it"
-            )
+            raise click.UsageError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _build_graph(kwargs: dict[str, Any], show: Any, *, trust: bool) -> PredictedQuantumGraph | None:
+    """Build pipeline and graph; `None` if the pipeline was to be shown only."""
+    import click
+
+    from lsst.ctrl.mpexec.cli import script
+
+    from .trust import UntrustedFileError, guard_loads
+
+    try:
+        with guard_loads(trust=trust):
+            pipeline = script.build(**kwargs, show=show)
+            if show.handled and not show.unhandled:
+                return None
+            graph = script.qgraph(pipeline, for_execution=True, **kwargs, show=show)
+    except UntrustedFileError as error:
+        raise click.UsageError(str(error)) from error
+    if graph is None:
+        raise click.ClickException("the quantum graph is empty; messages above say why")
+    return graph
 
 
 def _execute(

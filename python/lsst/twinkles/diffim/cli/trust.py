@@ -2,13 +2,109 @@
 
 from __future__ import annotations
 
-__all__ = ("find_reason_for_distrust",)
+__all__ = (
+    "UntrustedFileError",
+    "find_module_file",
+    "find_reason_for_distrust",
+    "guard_loads",
+    "import_trusted",
+    "require_trust",
+)
 
+import importlib
+import importlib.util
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 _ROOT = 0
+
+
+class UntrustedFileError(Exception):
+    """A file would be executed with the rights of root, and others may have written it."""
+
+
+def require_trust(path: str | Path) -> None:
+    """Raise `UntrustedFileError` if a file of Python code must not be executed.
+
+    Parameters
+    ----------
+    path : `str` or `~pathlib.Path`
+        The file (see `find_reason_for_distrust`).
+    """
+    if reason := find_reason_for_distrust(path):
+        raise UntrustedFileError(
+            f"{path} would be executed with the rights of root, but {reason}; "
+            "mend that, or give --trust-config if you know what is in it"
+        )
+
+
+@contextmanager
+def guard_loads(*, trust: bool) -> Iterator[None]:
+    """Have every file that a configuration loads looked at first, also those that such a file loads itself.
+
+    Parameters
+    ----------
+    trust : `bool`
+        Not if this is set.
+    """
+    from lsst.pex.config import Config
+
+    load = Config.load
+
+    def guarded(self: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
+        resource, _ = self._filename_to_resource(filename)
+        # Files within installed packages ("resource") are trusted as their modules are.
+        if resource is not None and resource.scheme in ("file", "eups"):
+            with resource.as_local() as local:
+                require_trust(local.ospath)
+        return load(self, filename, *args, **kwargs)
+
+    if trust or os.geteuid() != _ROOT:
+        yield
+        return
+    with mock.patch.object(Config, "load", guarded):
+        yield
+
+
+def import_trusted(name: str, *, trust: bool) -> bool:
+    """Import a module that the user keeps somewhere on his path.
+
+    Parameters
+    ----------
+    name : `str`
+        Module.
+    trust : `bool`
+        Whether root executes a file that others may have written.
+
+    Returns
+    -------
+    found : `bool`
+        Whether there is such a module.
+
+    Raises
+    ------
+    UntrustedFileError
+        If it must not be executed.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return False
+    file = find_module_file(name)
+    if file is not None and not trust:
+        require_trust(file)
+    importlib.import_module(name)
+    return True
+
+
+def find_module_file(name: str) -> str | None:
+    """Return the file that importing a module would execute, `None` if there is none."""
+    spec = importlib.util.find_spec(name)
+    return spec.origin if spec is not None and spec.has_location else None
 
 
 def find_reason_for_distrust(path: str | Path) -> str | None:

@@ -53,6 +53,12 @@ class FinalWhiteningConfig(Config):
         doc="... by so many times its scatter, either way.", default=4.0, min=1.0
     )
     grow = RangeField[int](doc="Pixels by which masks and light are grown.", default=6, min=0)
+    levelSize = RangeField[int](
+        doc="Side in pixels of squares in which the sky of a difference may be at another level without that "
+        "being noise.",
+        default=65,
+        min=33,
+    )
     holeMaskPlanes = ListField[str](
         doc="Planes whose pixels are taken as 0 for the others and keep their value.",
         default=["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"],
@@ -148,9 +154,15 @@ class FinalWhiteningTask(Task):
         self.metadata["nBlankPixels"] = count
         if count < self.config.minPixels:
             return None
+        whitening = self._solve(noise, blank, None)
+        return whitening if whitening is None else self._solve(noise, blank, self.config.levelSize)
+
+    def _solve(self, noise: np.ndarray, blank: np.ndarray, level_size: int | None) -> FinalWhitening | None:
+        """Return the filter that noise asks for, if any."""
+        config = self.config
         whitening = solve_final_whitening(
-            noise, blank, largest_lag=self.config.largestLag, half=self.config.halfWidth
+            noise, blank, largest_lag=config.largestLag, half=config.halfWidth, level_size=level_size
         )
         self.metadata["noiseCorrelation"] = whitening.largest
-        least = max(self.config.minCorrelation, self.config.minSignificance * whitening.error)
+        least = max(config.minCorrelation, config.minSignificance * whitening.error)
         return whitening if whitening.largest > least else None

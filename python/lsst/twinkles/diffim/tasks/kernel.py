@@ -40,7 +40,14 @@ class KernelFitConfig(Config):
         doc="Width in pixels of the cells that share out the stamps.", default=128, min=32
     )
     sizeCellY = RangeField[int](doc="Their height.", default=128, min=32)
-    nStarPerCell = RangeField[int](doc="Stamps in each cell, at most; -1 for all.", default=5, min=-1)
+    nStarPerCell = RangeField[int](
+        doc="Stamps in each cell, at most (but see nStarSmallImage); -1 for all.", default=5, min=-1
+    )
+    nStarSmallImage = RangeField[int](
+        doc="Stamps in all, where an image has so few cells that nStarPerCell would allow fewer.",
+        default=50,
+        min=0,
+    )
     badMaskPlanes = ListField[str](
         doc="Planes whose pixels get no weight in a stamp.", default=["NO_DATA", "EDGE", "SAT", "BAD"]
     )

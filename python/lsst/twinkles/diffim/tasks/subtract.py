@@ -16,7 +16,12 @@ from lsst.utils.timer import timeMethod
 
 from ..adapters.masks import bad_pixels, set_plane
 from ..adapters.psfs import psf_fwhm, sample_psf
-from ..algorithms.match.candidates import KernelCandidates, find_candidates, select_candidates
+from ..algorithms.match.candidates import (
+    KernelCandidates,
+    find_candidates,
+    select_candidates,
+    share_among_cells,
+)
 from ..algorithms.match.match import MatchResult
 from ..algorithms.match.solve import KernelSolveError
 from ..algorithms.spatial import chebyshev_coefficients, chebyshev_image
@@ -295,14 +300,20 @@ class AlardLuptonSubtractTask(Task):
             found = find_candidates(data.image, threshold=threshold, border=half)
         else:
             found = _as_candidates(sources, science, data.image)
+        cell_size = min(kernel.sizeCellX, kernel.sizeCellY)
         chosen = select_candidates(
             found,
             bad=exclude,
             half=half,
             core=max(2, round(fwhm)),
             max_bad_fraction=kernel.maxBadFraction,
-            cell_size=min(kernel.sizeCellX, kernel.sizeCellY),
-            per_cell=kernel.nStarPerCell,
+            cell_size=cell_size,
+            per_cell=share_among_cells(
+                exclude.shape,
+                cell_size=cell_size,
+                per_cell=kernel.nStarPerCell,
+                least=kernel.nStarSmallImage,
+            ),
             separation=max(3.0, 2.0 * fwhm),
             max_number=config.maxKernelSources,
         )

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Side in pixels of the squares whose means are taken: few have light of stars, and their noise is Gaussian.
 _BLOCK = 8
 
+# A polynomial is fitted to so many cells along each axis, if they have so many pixels.
+_CELLS_OF_POLYNOMIAL, _LEAST_SIDE = 5, 32
+
 
 class SubtractBackgroundConfig(Config):
     """Configuration of `SubtractBackgroundTask`."""
@@ -30,7 +33,7 @@ class SubtractBackgroundConfig(Config):
     binSize = RangeField[int](
         doc="Side in pixels of the cells whose clipped sky makes the background. Its own noise adds "
         "about 1.6 N / binSize^2 to the variance of a PSF flux, N being the area of the PSF in pixels; that "
-        "of a polynomial less.",
+        "of a polynomial less, so that its cells are smaller on images that are less than five wide.",
         default=128,
         min=8,
     )
@@ -100,9 +103,11 @@ class SubtractBackgroundTask(Task):
 
     def _fit(self, image: np.ndarray, bad: np.ndarray, light: np.ndarray | None) -> np.ndarray | None:
         """Return the background of every pixel, `None` if there is too little sky."""
-        config = self.config
-        block = max(1, min(_BLOCK, config.binSize // 8))
-        size = config.binSize // block
+        config, side = self.config, self.config.binSize
+        if config.order is not None:
+            side = min(side, max(_LEAST_SIDE, min(image.shape) // _CELLS_OF_POLYNOMIAL))
+        block = max(1, min(_BLOCK, side // 8))
+        size = side // block
         means = average_blocks(image, bad, size=block)
         if light is not None and np.isfinite(means).any():
             spread = robust_scatter(means)

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = (
     "FinalWhitening",
     "find_blank_noise",
+    "level_noise",
     "measure_autocorrelation",
     "solve_final_whitening",
     "take_stripes",
@@ -24,6 +25,7 @@ from ..psf_grid import PsfGrid
 
 _SIDE = 64  # of the transforms of a compact filter
 _LEAST_POWER = 0.05  # of white noise: a resampling that has left less at some frequency cannot be undone
+_LEAST_SHARE = 0.5  # of the sum of correlations that may be left where the level of the sky is taken out
 # Stripes that a large image is looked at in.
 _N_STRIPES = 4
 
@@ -130,6 +132,36 @@ def find_blank_noise(
     return noise, blank & ~grown(np.abs(smooth) > threshold * scatter)
 
 
+def level_noise(noise: np.ndarray, blank: np.ndarray, *, side: int) -> tuple[np.ndarray, float]:
+    """Take out of the noise of blank sky what varies slowly.
+
+    Sky, haloes of bright stars and the light of unresolved ones that are left in a difference make all pixels
+    of a place alike. In correlations that looks as noise with nothing but its lowest frequencies would.
+
+    Parameters
+    ----------
+    noise, blank : `numpy.ndarray`, ``(Ny, Nx)``
+        As `find_blank_noise` returns them.
+    side : `int`
+        Side in pixels of the squares whose mean is taken out.
+
+    Returns
+    -------
+    noise : `numpy.ndarray`, ``(Ny, Nx)``
+        Noise without it; zero where the sky is not blank.
+    loss : `float`
+        What the products of pixels, at any lag, have lost on the average, over the sum of the covariances of
+        a pixel with all others: one over the number of pixels in a mean.
+    """
+    total, share = (
+        ndimage.uniform_filter(a, side, mode="constant")
+        for a in (np.where(blank, noise, 0.0), blank.astype(float))
+    )
+    # Running sums leave rounding errors where there is nothing.
+    share = np.maximum(share, 1.0 / side**2)
+    return np.where(blank, noise - total / share, 0.0), float(np.mean(1.0 / (share[blank] * side**2)))
+
+
 def take_stripes(
     image: np.ndarray, variance: np.ndarray, masked: np.ndarray, *, max_pixels: int, seam: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -180,7 +212,7 @@ def measure_autocorrelation(noise: np.ndarray, blank: np.ndarray, *, largest_lag
 
 
 def solve_final_whitening(
-    noise: np.ndarray, blank: np.ndarray, *, largest_lag: int, half: int
+    noise: np.ndarray, blank: np.ndarray, *, largest_lag: int, half: int, level_size: int | None = None
 ) -> FinalWhitening:
     """Find the filter that makes the noise white.
 
@@ -190,13 +222,22 @@ def solve_final_whitening(
         As for `measure_autocorrelation`.
     half : `int`
         Half side R of the filter.
+    level_size : `int`, optional
+        Side in pixels of squares whose mean is no noise (see `level_noise`).
 
     Returns
     -------
     whitening : `FinalWhitening`
         The filter ``P^(-1/2)`` of the power spectrum P, that of the correlations up to the largest lag.
     """
+    loss = 0.0
+    if level_size is not None:
+        noise, loss = level_noise(noise, blank, side=level_size)
     correlation = measure_autocorrelation(noise, blank, largest_lag=largest_lag)
+    if loss:
+        # All lags have lost as much, and so has the sum that tells it.
+        correlation += loss * correlation.sum() / max(1.0 - loss * correlation.size, _LEAST_SHARE)
+        correlation /= correlation[largest_lag, largest_lag]
     padded = np.zeros((_SIDE, _SIDE))
     padded[: 2 * largest_lag + 1, : 2 * largest_lag + 1] = correlation
     power = fft.fft2(np.roll(padded, (-largest_lag, -largest_lag), axis=(0, 1))).real

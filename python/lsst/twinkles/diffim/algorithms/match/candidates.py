@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ("KernelCandidates", "select_candidates", "select_in_cells")
+__all__ = ("KernelCandidates", "select_candidates", "select_in_cells", "share_among_cells")
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,24 @@ def select_in_cells(
         filled[cell] = filled.get(cell, 0) + 1
         near.setdefault(bucket, []).append(i)
     return np.array(chosen, dtype=int)
+
+
+def share_among_cells(shape: tuple[int, int], *, cell_size: int, per_cell: int, least: int) -> int:
+    """Return how many candidates each cell may hold.
+
+    Parameters
+    ----------
+    shape : `tuple` [`int`, `int`]
+        Ny, Nx of the image.
+    cell_size : `int`
+        Side of the square cells in pixels.
+    per_cell : `int`
+        Number where the image has cells enough; -1 for all.
+    least : `int`
+        Number that all cells together may hold however few they are.
+    """
+    n_cells = math.prod(math.ceil(n / cell_size) for n in shape)
+    return per_cell if per_cell < 0 else max(per_cell, math.ceil(least / n_cells))
 
 
 def select_candidates(
