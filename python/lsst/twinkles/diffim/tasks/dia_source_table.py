@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OWN_COLUMNS = (
     "x_y_Cov", "significance", "footprint", "nPeaks", "isMerged", "isSplit", "footprintArea", "blendSize",
-    "dipoleLengthErr", "dipoleAngleErr", "forced_template_PsfFlux_flag",
+    "dipoleLengthErr", "dipoleAngleErr", "dipoleMoment", "dipoleMomentErr", "forced_template_PsfFlux_flag",
     "forced_template_PsfFlux_flag_edge", "forced_template_PsfFlux_flag_noGoodPixels",
     "pixelFlags_badCenter", "pixelFlags_high_variance", "pixelFlags_high_varianceCenter",
     "pixelFlags_saturated_template", "pixelFlags_saturated_templateCenter",
