@@ -5,10 +5,9 @@ from __future__ import annotations
 __all__ = ("build_parser", "main")
 
 import argparse
-import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +126,7 @@ def _write_pages(args: argparse.Namespace, ids: list[dict[str, str]]) -> int:
 def _read_inputs(butler: Butler, ref: DatasetRef, run: str, repo: Path) -> ReportInputs:
     """Read all that there is of a difference image."""
     from ..report.page import ReportInputs
+    from .finished_runs import find_science
 
     def get(name: str) -> Any:
         found = butler.find_dataset(f"{run}_{name}", ref.dataId, collections=run) if name in kinds else None
@@ -138,36 +138,12 @@ def _read_inputs(butler: Butler, ref: DatasetRef, run: str, repo: Path) -> Repor
     return ReportInputs(
         label=f"{run}: {label}",
         difference=butler.get(ref),
-        science=_find_science(repo, ref),
+        science=find_science(repo, ref),
         matched=get("matchedExp"),
         sources=get("diaSrc"),
         kernel_sources=get("kernelSrc"),
         metrics=get("metrics") or {},
     )
-
-
-def _find_science(repo: Path, ref: DatasetRef) -> Any:
-    """Return the science exposure from the repository that the output was made from; `None` if it is gone."""
-    from ..pipeline.data_ids import find_exposures
-    from ..pipeline.output_repository import read_parent
-    from ..pipeline.repository import RepositoryError
-    from .places import open_input
-
-    parent = read_parent(repo)
-    if parent is None:
-        return None
-    ids = {key: str(ref.dataId[key]) for key in ("instrument", "visit", "detector")}
-    try:
-        with closing(open_input(parent)) as butler:
-            return next(_get_all(butler, find_exposures(butler, [ids]).refs), None)
-    except (RepositoryError, OSError, json.JSONDecodeError) as error:
-        _LOG.warning("The science exposure cannot be read from %s (%s): pages go without it.", parent, error)
-        return None
-
-
-def _get_all(butler: Butler, refs: Sequence[DatasetRef]) -> Iterator[Any]:
-    for ref in refs:
-        yield butler.get(ref)
 
 
 if __name__ == "__main__":

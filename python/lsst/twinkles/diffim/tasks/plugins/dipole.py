@@ -121,7 +121,7 @@ def _as_columns(inputs: MeasurementInputs, dipoles: DipoleFits) -> dict[str, Col
     length, length_error, angle_error = _as_polar(east, north, sky)
     moments = np.einsum("nji,in->jn", jacobian, np.stack([dipoles.moment_x, dipoles.moment_y]))
     sky = _on_sky(jacobian, dipoles.moment_x_error, dipoles.moment_y_error, dipoles.moment_covariance)
-    moment, moment_error, _ = _as_polar(*moments, sky)
+    moment, moment_error, _ = _as_polar(moments[0], moments[1], sky)
     with np.errstate(invalid="ignore"):
         # That at the best of places and directions: each of three free parameters gains half a chi square.
         moment *= 1.0 - 1.5 * np.minimum(moment_error / moment, 1.0 / _LEAST_SNR) ** 2
