@@ -25,8 +25,8 @@ _LOG = logging.getLogger(__name__)
 _EPILOG = """\
 OUT is the output repository of imageDifference.py. Each page is one HTML file with its pictures inside it:
 verdict and figures of quality, the difference with its detections, cutouts, residuals at the kernel stars,
-the kernel at nine positions, autocorrelation of the noise, fluxes of blank sky over their errors, dipoles.
-index.html lists the pages.
+the kernel at nine positions, autocorrelation of the noise, fluxes of blank sky over their errors, dipoles,
+and maps of what the difference is like all over the image. index.html lists the pages.
 
 The exit status is the number of pages that could not be written, 255 at most; 1 too if there was nothing to
 write a page of; 2 for a wrong command line.
@@ -143,6 +143,7 @@ def _read_inputs(butler: Butler, ref: DatasetRef, run: str, repo: Path) -> Repor
         sources=get("diaSrc"),
         kernel_sources=get("kernelSrc"),
         metrics=get("metrics") or {},
+        spatial=get("spatiallySampledMetrics"),
     )
 
 
