@@ -4,7 +4,7 @@
 Prints mean and width of the pulls by signal-to-noise ratio, on blank sky and on galaxies, at given
 positions (forced) and at those that are found (free, started near the truth so that no threshold selects),
 and of dipoles, and draws them into ./pulls/pulls.png. Forced fluxes of blank sky are the row of
-signal-to-noise 0. Dipoles are those of further stars whose places in the two images differ by 0.02 to 1 FWHM
+signal-to-noise 0; "star": within 12 pixels of bright ones. Dipoles are those of further stars whose places in the two images differ by 0.02 to 1 FWHM
 in directions of their own, on dark sky and on galaxies that do not move (dipole_pulls.py).
 """
 
@@ -26,6 +26,8 @@ from quality import FLAGS
 EDGES = (5.0, 8.0, 14.0, 28.0, 52.0, 100.0)
 # Of transients on blank sky: beyond both ends, so that no bin is cut by it.
 SIGNAL_TO_NOISE = (3.5, 140.0)
+# Electrons in a pixel within 12 pixels from which on a place is that of a bright star, and no blank sky.
+STAR = 2000.0
 KINDS = ("forced flux", "free flux", "aperture flux", "x", "y")
 
 
@@ -117,8 +119,18 @@ def measure_pair(case: str, seed: int, size: int, kernel: str) -> dict[str, np.n
         "aperture flux": np.concatenate(
             [(np.asarray(table["apFlux"]) - flux) / table["apFluxErr"] * gone, nothing]
         ),
+        "near_star": np.concatenate([near_stars(pair, x, y), zero > 1]),
         "number": np.full(n + len(blank_x), n),
     }
+
+
+def near_stars(pair: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Tell which places are near bright light that both images have, which is not that of transients."""
+    from scipy.ndimage import maximum_filter
+
+    models = [visit.model - np.median(visit.model) for visit in (pair.science_visit, pair.template_visit)]
+    light = maximum_filter(np.minimum(models[0], models[1] / pair.scale), size=25)
+    return light[np.round(y).astype(int), np.round(x).astype(int)] > STAR
 
 
 def apart(truth: Any) -> np.ndarray:
@@ -147,13 +159,20 @@ def report(pulls: dict[str, np.ndarray], names: tuple[str, ...]) -> None:
     """Print mean and width of each kind of pull."""
     print(f"{'S/N':>10} {'where':>7} {'number':>7}  " + "  ".join(f"{name:>16}" for name in names))
     for low, high in ((-1.0, 0.0), *itertools.pairwise(EDGES), (EDGES[0], EDGES[-1])):
-        for on, where in ((False, "sky"), (True, "galaxy")):
-            which = (pulls["snr"] > low) & (pulls["snr"] <= high) & (pulls["on_source"] == on)
+        for where, there in places_of(pulls):
+            which = (pulls["snr"] > low) & (pulls["snr"] <= high) & there
             if not which.any():
                 continue
             cells = [format_cell(pulls[name][which]) for name in names]
             label = "0" if low < 0 else f"{low:.0f} - {high:.0f}"
             print(f"{label:>10} {where:>7} {which.sum():>7}  " + "  ".join(f"{c:>16}" for c in cells))
+
+
+def places_of(pulls: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """Return what kinds of places there are, and which are of each."""
+    on = np.asarray(pulls["on_source"], bool)
+    near = ~on & np.asarray(pulls.get("near_star", np.zeros(len(on))), bool)
+    return [("sky", ~on & ~near), ("galaxy", on), ("star", near)]
 
 
 def format_cell(values: np.ndarray) -> str:
@@ -195,8 +214,9 @@ def draw(pulls: dict[str, np.ndarray], dipoles: dict[str, np.ndarray], path: Pat
 
 def draw_panel(axis: Any, pulls: dict[str, np.ndarray], name: str) -> None:
     """Draw the pulls of one quantity on blank sky, and on galaxies where there are some."""
-    for on, colour, where in ((False, "tab:blue", "blank sky"), (True, "tab:orange", "on galaxies")):
-        which = (pulls["on_source"] == on) & (pulls["snr"] > 0)
+    styles = (("tab:blue", "blank sky", 0.96), ("tab:orange", "on galaxies", 1.04))
+    for (_, there), (colour, where, shift) in zip(places_of(pulls), styles, strict=False):
+        which = there & (pulls["snr"] > 0)
         if not which.any():
             continue
         snr, values = pulls["snr"][which], pulls[name][which]
@@ -204,7 +224,7 @@ def draw_panel(axis: Any, pulls: dict[str, np.ndarray], name: str) -> None:
         for low, high in itertools.pairwise(EDGES):
             inside = values[(snr > low) & (snr <= high) & np.isfinite(values)]
             if len(inside) > 5:
-                place = np.sqrt(low * high) * (1.04 if on else 0.96)
+                place = np.sqrt(low * high) * shift
                 axis.errorbar(place, inside.mean(), inside.std(), fmt="o", color=colour, capsize=3)
         axis.plot([], [], "o", color=colour, label=where)
     for level in (-1, 0, 1):

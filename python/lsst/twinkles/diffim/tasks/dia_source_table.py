@@ -29,8 +29,16 @@ OWN_COLUMNS = (
     "x_y_Cov", "significance", "footprint", "nPeaks", "isMerged", "isSplit", "footprintArea", "blendSize",
     "dipoleLengthErr", "dipoleAngleErr", "dipoleMoment", "dipoleMomentErr", "forced_template_PsfFlux_flag",
     "forced_template_PsfFlux_flag_edge", "forced_template_PsfFlux_flag_noGoodPixels",
-    "pixelFlags_badCenter", "pixelFlags_high_variance", "pixelFlags_high_varianceCenter",
-    "pixelFlags_saturated_template", "pixelFlags_saturated_templateCenter",
+    "pixelFlags_badCenter", "pixelFlags_edgeCenter",
+    *(
+        f"pixelFlags_{plane}{where}"
+        for plane in (
+            "clipped", "crosstalk", "high_variance", "inexact_psf", "injected_core", "injected_core_template",
+            "itl_dip", "partly_vignetted", "rejected", "saturated_template", "sensor_edge", "spike",
+            "unmasked_nan", "vignetted",
+        )
+        for where in ("", "Center")
+    ),
 )  # fmt: skip
 """Columns of ours, which the Science Data Model does not have (those of further plug-ins aside)."""
 
