@@ -4,8 +4,9 @@
 Prints mean and width of the pulls by signal-to-noise ratio, on blank sky and on galaxies, at given
 positions (forced) and at those that are found (free, started near the truth so that no threshold selects),
 and of dipoles, and draws them into ./pulls/pulls.png. Forced fluxes of blank sky are the row of
-signal-to-noise 0; "star": within 12 pixels of bright ones. Dipoles are those of further stars whose places in the two images differ by 0.02 to 1 FWHM
-in directions of their own, on dark sky and on galaxies that do not move (dipole_pulls.py).
+signal-to-noise 0, "star" is within 12 pixels of bright ones. Dipoles are those of further stars whose
+places in the two images differ by 0.02 to 1 FWHM in directions of their own, on dark sky and on galaxies
+that do not move (dipole_pulls.py).
 """
 
 from __future__ import annotations
