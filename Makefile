@@ -14,7 +14,7 @@ SOURCES = $(wildcard python tests bench bin.src)
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow bench quality pulls dipoles completeness sources growth real gallery lint format package lock clean distclean
+.PHONY: help install demo test test-slow bench quality pulls dipoles completeness reliability sources growth real gallery lint format package lock clean distclean
 
 help:
 	@echo "make demo       simulate two visits, subtract, show what was found (demo/difference.png)"
@@ -22,6 +22,7 @@ help:
 	@echo "make pulls      errors of the catalogue over what they claim; make sources: seconds for many sources"
 	@echo "make dipoles    stars of a poor registration, and transients, that are called dipoles"
 	@echo "make completeness  the catalogue beside the ideal matched filter; close pairs"
+	@echo "make reliability  the curve of the reliability score anew, on pairs that it was not trained on"
 	@echo "make quality    quality of the differences beside the truth; make bench: speed and memory"
 	@echo "make real       figures of differences of real exposures, where there are some; make gallery: their pictures"
 	@echo "make lint       ruff and mypy; make format: ruff format"
@@ -66,6 +67,9 @@ dipoles: $(READY)
 
 completeness: $(READY)
 	$(BIN)/python bench/completeness.py
+
+reliability: $(READY)
+	$(BIN)/python bench/reliability.py --test-only
 
 growth: $(READY)
 	TWINKLES_DIFFIM_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python bench/growth.py

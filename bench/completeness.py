@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import quality
-from pulls import add_stars, nanojansky
+from planted import add_stars, nanojansky
 from quality import FLAGS
 
 UNUSABLE = (*quality.UNUSABLE, "STREAK")

@@ -4,8 +4,9 @@
 Prints mean and width of the pulls by signal-to-noise ratio, on blank sky and on galaxies, at given
 positions (forced) and at those that are found (free, started near the truth so that no threshold selects),
 and of dipoles, and draws them into ./pulls/pulls.png. Forced fluxes of blank sky are the row of
-signal-to-noise 0. Dipoles are those of further stars on blank sky whose places in the two images differ by
-0.05 to 0.5 pixels in directions of their own.
+signal-to-noise 0, "star" is within 12 pixels of bright ones. Dipoles are those of further stars whose
+places in the two images differ by 0.02 to 1 FWHM in directions of their own, on dark sky and on galaxies
+that do not move (dipole_pulls.py).
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dipole_pulls import DIPOLE_KINDS, measure_dipoles
+from planted import as_detections, nanojansky
 from quality import FLAGS
 
 EDGES = (5.0, 8.0, 14.0, 28.0, 52.0, 100.0)
 # Of transients on blank sky: beyond both ends, so that no bin is cut by it.
 SIGNAL_TO_NOISE = (3.5, 140.0)
+# Electrons in a pixel within 12 pixels from which on a place is that of a bright star, and no blank sky.
+STAR = 2000.0
 KINDS = ("forced flux", "free flux", "aperture flux", "x", "y")
-DIPOLE_KINDS = ("flux", "along", "across")
 
 
 def main() -> int:
@@ -45,10 +49,14 @@ def main() -> int:
     pulls = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     print("Transients")
     report(pulls, KINDS)
-    parts = [measure_dipoles(seed, args.size, args.kernel) for seed in args.seeds]
+    parts = [
+        measure_dipoles(case, seed, args.size, args.kernel) for case in args.cases for seed in args.seeds
+    ]
     dipoles = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    print("Dipoles: flux of the star, separation of the lobes along its true direction and across")
+    print("Dipoles: moment (flux times separation), separation across the true direction and along, by S/N")
     report(dipoles, DIPOLE_KINDS)
+    print("Flux of these stars, by S/N of that")
+    report(dipoles | {"snr": dipoles["flux snr"]}, ("flux",))
     draw(pulls, dipoles, args.directory / "pulls.png")
     print(f"Picture: {args.directory / 'pulls.png'}")
     return 0
@@ -112,118 +120,18 @@ def measure_pair(case: str, seed: int, size: int, kernel: str) -> dict[str, np.n
         "aperture flux": np.concatenate(
             [(np.asarray(table["apFlux"]) - flux) / table["apFluxErr"] * gone, nothing]
         ),
+        "near_star": np.concatenate([near_stars(pair, x, y), zero > 1]),
         "number": np.full(n + len(blank_x), n),
     }
 
 
-def measure_dipoles(seed: int, size: int, kernel: str) -> dict[str, np.ndarray]:
-    """Subtract a pair with stars that are not in the same place in both images, and measure what is left."""
-    from lsst.twinkles.diffim.simulation.pairs import simulate_pair
-    from lsst.twinkles.diffim.tasks.measurement import MeasurementTask
-    from lsst.twinkles.diffim.tasks.twinkles_image_difference import TwinklesImageDifferenceTask
+def near_stars(pair: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Tell which places are near bright light that both images have, which is not that of transients."""
+    from scipy.ndimage import maximum_filter
 
-    # Places for them: those of transients of next to no flux on blank sky.
-    nothing = (1e-3, 2e-3)
-    count = int(size**2 / 50**2)
-    pair = simulate_pair("exact", seed=seed, nx=size, ny=size, n_transients=count, signal_to_noise=nothing)
-    science, template, moved = plant_moved_stars(pair, np.random.default_rng([seed, 5]))
-    config = TwinklesImageDifferenceTask.ConfigClass()
-    config.doDetection = config.doMeasurement = False
-    config.subtract.kernel = kernel
-    result = TwinklesImageDifferenceTask(config=config).run(science, template, selectSources=pair.stars)
-    flux, dx, dy = (np.asarray(moved[name], float) for name in ("flux", "dx", "dy"))
-    x, y = np.asarray(moved["x"], float) - 0.5 * dx, np.asarray(moved["y"], float) - 0.5 * dy
-    table = (
-        MeasurementTask()
-        .run(result.subtractedExposure, science, result.matchedExposure, as_detections(x, y, flux))
-        .diaSources
-    )
-    vector, error = separations(table, science)
-    length = np.hypot(dx, dy)
-    along = (vector[:, 0] * dx + vector[:, 1] * dy) / length
-    across = (vector[:, 1] * dx - vector[:, 0] * dy) / length
-    bad = np.any([np.asarray(table[name]) for name in ("pixelFlags", "pixelFlags_edge")], axis=0)
-    gone = np.where(bad | ~np.asarray(table["dipoleFitAttempted"]), np.nan, 1.0)
-    true = flux * nanojansky(science)  # its PSF ends where the model does
-    return {
-        "snr": length / error[:, 0],
-        "on_source": np.asarray(moved["on_source"]),
-        "flux": (np.asarray(table["dipoleMeanFlux"]) - true) / table["dipoleMeanFluxErr"] * gone,
-        "along": (along - length) / error[:, 0] * gone,
-        "across": across / error[:, 1] * gone,
-    }
-
-
-def plant_moved_stars(pair: Any, rng: np.random.Generator) -> tuple[Any, Any, Any]:
-    """Return exposures with further stars, and these, with ``dx``, ``dy``: science image less template.
-
-    Their PSFs are those of the exposures, their photons are noisy.
-    """
-    from lsst.twinkles.diffim.adapters.psfs import sample_psf
-
-    planted = (np.asarray(pair.truth["kind"]) == "transient") & ~np.asarray(pair.truth["on_source"])
-    moved = pair.truth[planted]["x", "y", "on_source"]
-    n = len(moved)
-    angle, shift = rng.uniform(0.0, 2.0 * np.pi, n), 10 ** rng.uniform(np.log10(0.05), np.log10(0.5), n)
-    moved["dx"], moved["dy"] = shift * np.cos(angle), shift * np.sin(angle)
-    moved["flux"] = 10 ** rng.uniform(4.3, 5.4, n)  # electrons
-    exposures = []
-    for exposure, scale, there in ((pair.science, 1.0, 0.0), (pair.template, pair.scale, 1.0)):
-        exposure = exposure.copy()
-        psf = sample_psf(exposure.psf, exposure.bbox, grid=8)
-        x, y = (np.asarray(moved[k]) - there * np.asarray(moved[f"d{k}"]) for k in ("x", "y"))
-        add_stars(exposure, psf, x, y, scale * np.asarray(moved["flux"]), rng)
-        exposures.append(exposure)
-    return exposures[0], exposures[1], moved
-
-
-def add_stars(
-    exposure: Any, psf: Any, x: np.ndarray, y: np.ndarray, flux: np.ndarray, rng: np.random.Generator
-) -> None:
-    """Add stars of some electrons, with photon noise, to an exposure."""
-    from lsst.twinkles.diffim.algorithms.fourier import shift_stamps
-
-    ix, iy = np.round(x).astype(int), np.round(y).astype(int)
-    stamps = np.clip(shift_stamps(psf.evaluate(x=x, y=y), dx=x - ix, dy=y - iy), 0.0, None)
-    for i, j, star in zip(ix, iy, stamps * flux[:, None, None], strict=True):
-        add_star(exposure, i, j, star, rng)
-
-
-def add_star(exposure: Any, i: int, j: int, star: np.ndarray, rng: np.random.Generator) -> None:
-    """Add the electrons of a star around a pixel to an exposure, as far as they lie on it."""
-    half, (ny, nx) = len(star) // 2, exposure.image.array.shape
-    top, left = max(0, half - j), max(0, half - i)
-    part = star[top : half + ny - j, left : half + nx - i]
-    where = np.s_[
-        j - half + top : j - half + top + part.shape[0], i - half + left : i - half + left + part.shape[1]
-    ]
-    exposure.image.array[where] += part + np.sqrt(part) * rng.standard_normal(part.shape)
-    exposure.variance.array[where] += part
-
-
-def separations(table: Any, exposure: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return separations of lobes in pixels (x, y), and their errors along and across, both ``(N, 2)``."""
-    import astropy.units as u
-    from astropy.coordinates import SkyCoord
-
-    length = np.asarray(table["dipoleLength"], float)
-    angle = np.deg2rad(np.asarray(table["dipoleAngle"], float))
-    ra, dec = (np.asarray(table[name], float) for name in ("ra", "dec"))
-    east, north = length * np.sin(angle) / 3600.0, length * np.cos(angle) / 3600.0
-    ends = [
-        exposure.sky_projection.sky_to_pixel(
-            SkyCoord(
-                ra + s * np.nan_to_num(east) / np.cos(np.deg2rad(dec)),
-                dec + s * np.nan_to_num(north),
-                unit=u.deg,
-            )
-        )
-        for s in (0.0, 1.0)
-    ]
-    vector = np.column_stack([ends[1].x - ends[0].x, ends[1].y - ends[0].y])
-    scale = np.hypot(*vector.T) / length
-    across = length * np.deg2rad(np.asarray(table["dipoleAngleErr"], float))
-    return vector, np.column_stack([np.asarray(table["dipoleLengthErr"], float), across]) * scale[:, None]
+    models = [visit.model - np.median(visit.model) for visit in (pair.science_visit, pair.template_visit)]
+    light = maximum_filter(np.minimum(models[0], models[1] / pair.scale), size=25)
+    return light[np.round(y).astype(int), np.round(x).astype(int)] > STAR
 
 
 def apart(truth: Any) -> np.ndarray:
@@ -232,13 +140,6 @@ def apart(truth: Any) -> np.ndarray:
     near = np.hypot(x[:, None] - x, y[:, None] - y) < 20
     np.fill_diagonal(near, False)
     return ~(near & (np.asarray(truth["snr"]) > 0.3)).any(axis=1)
-
-
-def nanojansky(exposure: Any) -> float:
-    """Return nanojansky by pixel unit."""
-    scaling = exposure.photometric_scaling
-    box = exposure.bbox
-    return float(np.asarray(scaling(x=np.array([box.x.size / 2]), y=np.array([box.y.size / 2])))[0])
 
 
 def blank_places(pair: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -255,31 +156,24 @@ def blank_places(pair: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
     return x[dark], y[dark]
 
 
-def as_detections(x: np.ndarray, y: np.ndarray, flux: np.ndarray) -> Any:
-    """Return a table as a detection gives it."""
-    from astropy.table import Table
-
-    n = len(x)
-    return Table(
-        {
-            "x": x, "y": y, "significance": np.sign(flux), "isNegative": flux < 0,
-            "footprint": np.arange(1, n + 1), "nPeaks": np.ones(n, int), "isMerged": np.zeros(n, bool),
-            "footprintArea": np.full(n, 30), "bboxSize": np.full(n, 6),
-        }
-    )  # fmt: skip
-
-
 def report(pulls: dict[str, np.ndarray], names: tuple[str, ...]) -> None:
     """Print mean and width of each kind of pull."""
     print(f"{'S/N':>10} {'where':>7} {'number':>7}  " + "  ".join(f"{name:>16}" for name in names))
     for low, high in ((-1.0, 0.0), *itertools.pairwise(EDGES), (EDGES[0], EDGES[-1])):
-        for on, where in ((False, "sky"), (True, "galaxy")):
-            which = (pulls["snr"] > low) & (pulls["snr"] <= high) & (pulls["on_source"] == on)
+        for where, there in places_of(pulls):
+            which = (pulls["snr"] > low) & (pulls["snr"] <= high) & there
             if not which.any():
                 continue
             cells = [format_cell(pulls[name][which]) for name in names]
             label = "0" if low < 0 else f"{low:.0f} - {high:.0f}"
             print(f"{label:>10} {where:>7} {which.sum():>7}  " + "  ".join(f"{c:>16}" for c in cells))
+
+
+def places_of(pulls: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """Return what kinds of places there are, and which are of each."""
+    on = np.asarray(pulls["on_source"], bool)
+    near = ~on & np.asarray(pulls.get("near_star", np.zeros(len(on))), bool)
+    return [("sky", ~on & ~near), ("galaxy", on), ("star", near)]
 
 
 def format_cell(values: np.ndarray) -> str:
@@ -300,11 +194,11 @@ def draw(pulls: dict[str, np.ndarray], dipoles: dict[str, np.ndarray], path: Pat
     figure, axes = plt.subplots(2, 3, figsize=(13, 6), sharex=True, sharey=True, constrained_layout=True)
     panels = [(pulls, name, name) for name in ("forced flux", "free flux")]
     panels += [
-        (dipoles, "along", "dipole, separation along its direction"),
+        (dipoles, "moment", "dipole, moment"),
         (pulls, "x", "x"),
         (pulls, "y", "y"),
     ]
-    panels += [(dipoles, "across", "dipole, separation across")]
+    panels += [(dipoles, "across", "dipole, separation across its direction")]
     for axis, (values, name, title) in zip(axes.flat, panels, strict=True):
         draw_panel(axis, values, name)
         axis.set(title=title, xscale="log", ylim=(-5, 5), xlim=(4.5, 111))
@@ -321,8 +215,9 @@ def draw(pulls: dict[str, np.ndarray], dipoles: dict[str, np.ndarray], path: Pat
 
 def draw_panel(axis: Any, pulls: dict[str, np.ndarray], name: str) -> None:
     """Draw the pulls of one quantity on blank sky, and on galaxies where there are some."""
-    for on, colour, where in ((False, "tab:blue", "blank sky"), (True, "tab:orange", "on galaxies")):
-        which = (pulls["on_source"] == on) & (pulls["snr"] > 0)
+    styles = (("tab:blue", "blank sky", 0.96), ("tab:orange", "on galaxies", 1.04))
+    for (_, there), (colour, where, shift) in zip(places_of(pulls), styles, strict=False):
+        which = there & (pulls["snr"] > 0)
         if not which.any():
             continue
         snr, values = pulls["snr"][which], pulls[name][which]
@@ -330,7 +225,7 @@ def draw_panel(axis: Any, pulls: dict[str, np.ndarray], name: str) -> None:
         for low, high in itertools.pairwise(EDGES):
             inside = values[(snr > low) & (snr <= high) & np.isfinite(values)]
             if len(inside) > 5:
-                place = np.sqrt(low * high) * (1.04 if on else 0.96)
+                place = np.sqrt(low * high) * shift
                 axis.errorbar(place, inside.mean(), inside.std(), fmt="o", color=colour, capsize=3)
         axis.plot([], [], "o", color=colour, label=where)
     for level in (-1, 0, 1):

@@ -41,7 +41,7 @@ from lsst.twinkles.diffim.pipeline.ingest import ExposureIngester
 from lsst.twinkles.diffim.pipeline.repository import RepositoryError, create_repository
 
 COOKBOOK = str(HERE.parent / "config" / "diffimconfig.py")
-RESULTS = ["diaSrc", "differenceExp", "matchedExp", "metadata", "metrics"]
+RESULTS = ["diaSrc", "differenceExp", "matchedExp", "metadata", "metrics", "spatiallySampledMetrics"]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_config_versions_and_metadata(done):
     assert fetch(done[0], "packages")["numpy"] == np.__version__
     metadata = fetch(done[0], "metadata", 230).to_dict()
     assert metadata["run"]["templateVisit"] == 250
-    assert metadata["run"]["products"] == ["diaSrc", "differenceExp", "matchedExp", "metrics"]
+    assert metadata["run"]["products"] == [name for name in RESULTS if name != "metadata"]
     assert metadata["imageDifference"]["nDiaSources"] == 1
     assert "processId" in metadata["imageDifference:subtract"]
 
@@ -122,7 +122,7 @@ def test_the_configuration_says_what_is_written_and_with_which_prefix(out):
     ]
     run = command(*pair_words(out), "-c", *words)
     assert run.status == 0
-    kinds = ("differenceExp", "metadata", "metrics", "warpedExp")
+    kinds = ("differenceExp", "metadata", "metrics", "spatiallySampledMetrics", "warpedExp")
     names = [f"goodSeeingDiff_{kind}" for kind in kinds]
     assert [name for name, visit in stored(out) if visit] == names
 
@@ -131,7 +131,7 @@ def test_without_detection_there_is_no_catalogue(out):
     words = ["doDetection=False", "doMeasurement=False", "doWriteSubtractedExp=False"]
     run = command(*pair_words(out), "-c", *words)
     assert run.status == 0 and run.lines("is done in", "no detection")
-    kinds = ("matchedExp", "metadata", "metrics")
+    kinds = ("matchedExp", "metadata", "metrics", "spatiallySampledMetrics")
     assert [name for name, visit in stored(out) if visit] == [f"deepDiff_{kind}" for kind in kinds]
 
 

@@ -91,6 +91,54 @@ def test_parameters_of_dipoles_and_their_errors(stars):
     assert np.nanmedian(separation) == pytest.approx(SHIFT, rel=0.05)
 
 
+def fit_at(science, template, places, seed):
+    """Add noise, subtract, fit at places that are known."""
+    rng = np.random.default_rng(seed)
+    science, template = (a + rng.normal(0, NOISE, SHAPE) for a in (science, template))
+    difference, weight = science - template, weights(SHAPE) / 2
+    fits = fit_point_sources(difference, weight, PSF, x=places[0], y=places[1], **FIT)
+    return fit_dipole_sources(
+        (difference, science, template),
+        (weight, weights(SHAPE), weights(SHAPE)),
+        (PSF, PSF, PSF),
+        fits,
+        np.ones(N * N, bool),
+        half=10,
+        fwhm=FWHM,
+        partner_radius=2 * FWHM,
+        max_separation=2 * FWHM,
+        relative_weight=1.0,
+        iterations=25,
+    )
+
+
+@pytest.mark.parametrize("hosted", [False, True])
+def test_moments_of_stars_that_moved_whatever_lies_behind_them(hosted):
+    """Separations of 0.05 to 1 FWHM; what stays in place counts in the flux, not in the moment."""
+    rng = np.random.default_rng(13)
+    x, y = lattice(N, STEP, 14)
+    d, angle = FWHM * 10 ** rng.uniform(-1.3, 0, N * N), rng.uniform(0, 2 * np.pi, N * N)
+    dx, dy = d * np.cos(angle), d * np.sin(angle)
+    flux = 20 * DIFFERENCE_ERROR * FWHM / d * 10 ** rng.uniform(-0.3, 0.5, N * N)
+    offset = rng.normal(0, 2.0, (2, N * N))
+    behind = scene(SHAPE, x + offset[0], y + offset[1], 0.5 * flux * hosted, np.hypot(SIGMA, 2.0))
+    images = (scene(SHAPE, x + s * dx, y + s * dy, flux) + behind for s in (0.5, -0.5))
+    dipoles = fit_at(*images, (x, y), 15)
+    along = (dipoles.moment_x * dx + dipoles.moment_y * dy) / d - flux * d
+    across = (dipoles.moment_y * dx - dipoles.moment_x * dy) / d
+    ux, uy, xy = dx / d, dy / d, dipoles.moment_covariance
+    xx, yy = dipoles.moment_x_error**2, dipoles.moment_y_error**2
+    pulls = {
+        "along": along / np.sqrt(ux**2 * xx + uy**2 * yy + 2 * ux * uy * xy),
+        "across": across / np.sqrt(uy**2 * xx + ux**2 * yy - 2 * ux * uy * xy),
+    }
+    for name, values in pulls.items():
+        assert abs(np.mean(values)) < 4 / N, name
+        assert np.std(values) == pytest.approx(1.0, abs=4 / np.sqrt(2) / N), name
+    excess = (dipoles.flux - flux) / dipoles.flux_error
+    assert np.median(excess) > 5 if hosted else abs(np.median(excess)) < 0.35
+
+
 @pytest.mark.parametrize("on_galaxies", [False, True])
 def test_transients_are_no_dipoles(on_galaxies):
     rng = np.random.default_rng(5)

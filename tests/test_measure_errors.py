@@ -1,7 +1,6 @@
 """Errors that mean it: pulls of fluxes and positions have mean 0 and width 1, to 5 percent."""
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -57,15 +56,12 @@ def test_fluxes_forced_at_blank_places():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "kernel"), [("std", "zogy"), ("rev", "zogy"), ("std", "AL")])
-def test_pulls_on_differences_of_simulated_pairs(case, kernel):
+def test_pulls_on_differences_of_simulated_pairs(case, kernel, monkeypatch):
     """Blank sky and galaxies, forced and free, on what the package itself subtracted."""
-    spec = importlib.util.spec_from_file_location("pulls", BENCH / "pulls.py")
-    script = importlib.util.module_from_spec(spec)
-    sys.modules["pulls"] = script
-    spec.loader.exec_module(script)
+    script = import_bench("pulls", monkeypatch)
     pulls = script.measure_pair(case, 4, 1024, kernel)
-    bright = pulls["snr"] > 4
-    for where in (bright & ~pulls["on_source"], bright & pulls["on_source"], pulls["snr"] == 0):
+    bright, on, star = pulls["snr"] > 4, pulls["on_source"], pulls["near_star"]
+    for where in (bright & ~on & ~star, bright & on, pulls["snr"] == 0):
         for name in ("forced flux", "free flux", "x", "y"):
             values = pulls[name][where]
             values = values[np.isfinite(values)]
@@ -75,3 +71,25 @@ def test_pulls_on_differences_of_simulated_pairs(case, kernel):
             assert n > 60, name
             assert abs(values.mean()) < 0.05 + 4 / np.sqrt(n), (name, n)
             assert values.std() == pytest.approx(1.0, abs=0.05 + 4 / np.sqrt(2 * n)), (name, n)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "kernel"), [("std", "zogy"), ("rev", "zogy"), ("std", "AL")])
+def test_pulls_of_dipoles_on_differences_of_simulated_pairs(case, kernel, monkeypatch):
+    """Stars that moved, on dark sky and on galaxies that did not."""
+    script = import_bench("dipole_pulls", monkeypatch)
+    pulls = script.measure_dipoles(case, 4, 1024, kernel)
+    bright, on = (pulls["snr"] > 8) & (pulls["snr"] < 100), np.asarray(pulls["on_source"], bool)
+    for there, names in ((~on, ("moment", "across", "separation")), (on, ("moment", "across"))):
+        for name in names:
+            values = pulls[name][bright & there]
+            n = np.isfinite(values).sum()
+            assert n > 25, name
+            assert abs(np.nanmean(values)) < 0.05 + 4 / np.sqrt(n), (name, n)
+            assert np.nanstd(values) == pytest.approx(1.0, abs=0.05 + 4 / np.sqrt(2 * n)), (name, n)
+
+
+def import_bench(name, monkeypatch):
+    """Return a script of the directory bench."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module(name)

@@ -188,7 +188,10 @@ def test_a_box_that_does_not_start_at_the_origin():
 FLAGS = {
     "SATURATED": "saturated", "BAD": "bad", "COSMIC_RAY": "cr", "SAT_TEMPLATE": "saturated_template",
     "INTERPOLATED": "interpolated", "SUSPECT": "suspect", "NO_DATA": "nodata", "STREAK": "streak",
+    "CROSSTALK": "crosstalk", "ITL_DIP": "itl_dip", "SPIKE": "spike", "VIGNETTED": "vignetted",
+    "UNMASKED_NAN": "unmasked_nan", "PARTLY_VIGNETTED": "partly_vignetted", "INEXACT_PSF": "inexact_psf",
 }  # fmt: skip
+HARMLESS = ("PARTLY_VIGNETTED", "INEXACT_PSF")
 
 
 @pytest.mark.parametrize("plane", FLAGS)
@@ -202,10 +205,24 @@ def test_flags_of_masked_pixels(plane):
     name = FLAGS[plane]
     np.testing.assert_array_equal(table[f"pixelFlags_{name}"], [True, True, False])
     np.testing.assert_array_equal(table[f"pixelFlags_{name}Center"], [True, False, False])
-    np.testing.assert_array_equal(table["pixelFlags"], [True, False, False])
+    np.testing.assert_array_equal(table["pixelFlags"], [plane not in HARMLESS, False, False])
     others = set(FLAGS.values()) - {name}
     assert not any(table[f"pixelFlags_{other}"].any() for other in others)
     np.testing.assert_array_equal(table["pixelFlags_edge"], [plane == "NO_DATA"] * 2 + [False])
+    np.testing.assert_array_equal(table["pixelFlags_edgeCenter"], [plane == "NO_DATA", False, False])
+
+
+def test_every_plane_of_a_difference_has_a_flag():
+    images = make_white((60, 60), np.array([[30.0, 30.0, 6e3]]))
+    difference = images[0]
+    bad = np.zeros((60, 60), bool)
+    bad[30, 30] = True
+    for plane in set(difference.mask.schema.names) - {"DETECTED", "DETECTED_NEGATIVE", "NOT_DEBLENDED"}:
+        difference.mask.array[...] = 0
+        difference.mask.set(plane, bad)
+        (row,) = measure(np.array([[30.0, 30.0, 6e3]]), images=images)
+        flags = {name for name in row.colnames if name.startswith("pixelFlags_") and row[name]}
+        assert any(name.endswith("Center") for name in flags), plane
 
 
 def test_a_source_without_a_centroid_is_flagged():

@@ -107,7 +107,9 @@ def test_a_template_outside_the_query_is_named_with_the_way_out(butler):
 def test_only_what_is_to_be_written_is_an_output(butler):
     config = make_config(doWriteMatchedExp=False, doWriteWarpedExp=True, doMeasurement=False)
     connections = ImageDifferenceConnections(config=config)
-    assert set(connections.outputs) == {"differenceExp", "warpedExp", "kernelSrc", "metrics"}
+    assert set(connections.outputs) == {
+        *("differenceExp", "warpedExp", "kernelSrc", "metrics", "spatiallySampledMetrics")
+    }
     config.doWriteMetrics = False
     assert set(ImageDifferenceConnections(config=config).outputs) == {"differenceExp", "warpedExp"}
     assert set(ImageDifferenceConnections(config=make_config()).outputs) == {
@@ -116,6 +118,7 @@ def test_only_what_is_to_be_written_is_an_output(butler):
         "diaSrc",
         "kernelSrc",
         "metrics",
+        "spatiallySampledMetrics",
     }
 
 

@@ -15,6 +15,7 @@ from test_detect_streaks import make_difference
 
 from lsst.twinkles.diffim.report.page import ReportInputs, write_index, write_page
 from lsst.twinkles.diffim.report.quality_figures import measure_sky_pulls, plot_dipoles
+from lsst.twinkles.diffim.report.spatial_figures import plot_spatial_figures, summarize_spatial_figures
 from lsst.twinkles.diffim.tasks.image_difference import ImageDifferenceConfig, ImageDifferenceTask
 
 TITLES = [
@@ -24,6 +25,7 @@ TITLES = [
     "Matching kernel at nine positions",
     "Autocorrelation of the noise",
     "PSF fluxes of blank sky",
+    "All over the image",
 ]
 
 
@@ -31,7 +33,7 @@ TITLES = [
 def inputs():
     pair = make_pair(seed=8, n_transients=5)
     config = ImageDifferenceConfig()
-    config.doSkySources = True
+    config.doSkySources = config.doSpatiallySampledMetrics = True
     result = ImageDifferenceTask(config=config).run(pair.science, pair.template)
     return ReportInputs(
         "visit <1>",
@@ -41,6 +43,7 @@ def inputs():
         result.diaSources,
         result.selectSources,
         result.metrics,
+        result.spatiallySampledMetrics,
     )
 
 
@@ -69,6 +72,25 @@ def test_doubtful_sources_are_counted_and_not_marked(inputs, tmp_path):
     text = write_page(page, tmp_path / "page.html").read_text()
     n = np.count_nonzero(~sources["sky_source"])
     assert f"Of {n} detections 2 of a reliability below 0.5 are not marked." in text
+
+
+def test_ranges_are_those_of_the_table():
+    n = 7
+    table = Table({"x": np.arange(n) * 9.0, "y": np.arange(n) * 8.0, "source_density": np.arange(n) / 1.0})
+    table["diffim_value"], table["dipole_separation"] = [*np.arange(n - 1) - 2.5, np.nan], np.full(n, np.nan)
+    table["sat_mask_fraction"], table["no_data_mask_fraction"] = np.full(n, 0.25), np.arange(n) / 6.0
+    rows = {title: values for title, *values in summarize_spatial_figures(table)}
+    assert rows == {
+        "median of the difference": [0.0, -2.5, 2.5],
+        "sources": [3.0, 0.0, 6.0],
+        "share of bad pixels": [0.75, 0.25, 1.0],
+    }
+
+
+def test_positions_without_figures_are_not_drawn(tmp_path):
+    table = Table({"x": [1.0], "y": [2.0], "diffim_value": [np.nan]})
+    with pytest.raises(ValueError, match="None of the 1 positions has a figure"):
+        plot_spatial_figures(table, Box.from_shape((30, 30)), tmp_path / "a.png")
 
 
 def test_page_of_what_little_there_is(tmp_path):

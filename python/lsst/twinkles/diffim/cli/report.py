@@ -5,10 +5,9 @@ from __future__ import annotations
 __all__ = ("build_parser", "main")
 
 import argparse
-import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,8 @@ _LOG = logging.getLogger(__name__)
 _EPILOG = """\
 OUT is the output repository of imageDifference.py. Each page is one HTML file with its pictures inside it:
 verdict and figures of quality, the difference with its detections, cutouts, residuals at the kernel stars,
-the kernel at nine positions, autocorrelation of the noise, fluxes of blank sky over their errors, dipoles.
-index.html lists the pages.
+the kernel at nine positions, autocorrelation of the noise, fluxes of blank sky over their errors, dipoles,
+and maps of what the difference is like all over the image. index.html lists the pages.
 
 The exit status is the number of pages that could not be written, 255 at most; 1 too if there was nothing to
 write a page of; 2 for a wrong command line.
@@ -127,6 +126,7 @@ def _write_pages(args: argparse.Namespace, ids: list[dict[str, str]]) -> int:
 def _read_inputs(butler: Butler, ref: DatasetRef, run: str, repo: Path) -> ReportInputs:
     """Read all that there is of a difference image."""
     from ..report.page import ReportInputs
+    from .finished_runs import find_science
 
     def get(name: str) -> Any:
         found = butler.find_dataset(f"{run}_{name}", ref.dataId, collections=run) if name in kinds else None
@@ -138,36 +138,13 @@ def _read_inputs(butler: Butler, ref: DatasetRef, run: str, repo: Path) -> Repor
     return ReportInputs(
         label=f"{run}: {label}",
         difference=butler.get(ref),
-        science=_find_science(repo, ref),
+        science=find_science(repo, ref),
         matched=get("matchedExp"),
         sources=get("diaSrc"),
         kernel_sources=get("kernelSrc"),
         metrics=get("metrics") or {},
+        spatial=get("spatiallySampledMetrics"),
     )
-
-
-def _find_science(repo: Path, ref: DatasetRef) -> Any:
-    """Return the science exposure from the repository that the output was made from; `None` if it is gone."""
-    from ..pipeline.data_ids import find_exposures
-    from ..pipeline.output_repository import read_parent
-    from ..pipeline.repository import RepositoryError
-    from .places import open_input
-
-    parent = read_parent(repo)
-    if parent is None:
-        return None
-    ids = {key: str(ref.dataId[key]) for key in ("instrument", "visit", "detector")}
-    try:
-        with closing(open_input(parent)) as butler:
-            return next(_get_all(butler, find_exposures(butler, [ids]).refs), None)
-    except (RepositoryError, OSError, json.JSONDecodeError) as error:
-        _LOG.warning("The science exposure cannot be read from %s (%s): pages go without it.", parent, error)
-        return None
-
-
-def _get_all(butler: Butler, refs: Sequence[DatasetRef]) -> Iterator[Any]:
-    for ref in refs:
-        yield butler.get(ref)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ def write_summary(
     *,
     files: Mapping[str, Path],
     exposures: Mapping[str, VisitImage],
+    reading: Mapping[str, Mapping[str, Any]],
     difference: MaskedImage,
     sources: Table | None,
     metadata: Mapping[str, Any],
@@ -147,6 +148,8 @@ def write_summary(
         File of each role.
     exposures : `~collections.abc.Mapping` [`str`, `lsst.images.VisitImage`]
         Exposure of each role.
+    reading : `~collections.abc.Mapping`
+        With what keywords of `~lsst.twinkles.diffim.adapters.read_exposure.read_exposure` each was read.
     difference : `lsst.images.MaskedImage`
         The result.
     sources : `astropy.table.Table` or `None`
@@ -158,7 +161,10 @@ def write_summary(
 
     packages = ("lsst-twinkles-diffim", "lsst-images", "numpy", "scipy")
     summary = {
-        "inputs": {role: _describe(files[role], exposure) for role, exposure in exposures.items()},
+        "inputs": {
+            role: _describe(files[role], exposure) | {"reading": dict(reading[role])}
+            for role, exposure in exposures.items()
+        },
         "unit": str(difference.unit),
         "nSources": None if sources is None else len(sources),
         "nNegative": None if sources is None else int(sources["isNegative"].sum()),
@@ -180,7 +186,7 @@ def _describe(file: Path, exposure: VisitImage) -> dict[str, Any]:
     from ..adapters.psfs import psf_fwhm, sample_psf
 
     return {
-        "file": str(file),
+        "file": str(Path(file).absolute()),
         "size": [exposure.bbox.x.size, exposure.bbox.y.size],
         "band": exposure.band,
         "visit": exposure.obs_info.visit_id,

@@ -362,6 +362,7 @@ def _write_results(
         directory / "summary.json",
         files={"science": args.science, "template": args.template},
         exposures={"science": science, "template": template},
+        reading={"science": _reading_options(args, 0), "template": _reading_options(args, 1)},
         difference=result.subtractedExposure,
         sources=sources,
         metadata=task.getFullMetadata().to_dict(),

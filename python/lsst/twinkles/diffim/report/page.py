@@ -18,6 +18,7 @@ from .cutouts import plot_cutouts
 from .figures import plot_autocorrelation, plot_difference, plot_kernel
 from .noise import measure_noise
 from .quality_figures import measure_sky_pulls, plot_dipoles, plot_sky_pulls, plot_star_residuals
+from .spatial_figures import plot_spatial_figures, summarize_spatial_figures
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -96,6 +97,9 @@ class ReportInputs:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """Figures by name, with ``verdict`` and ``reasons``."""
 
+    spatial: Table | None = None
+    """Spatially sampled figures (`astropy.table.Table`)."""
+
 
 def write_page(inputs: ReportInputs, path: str | Path) -> Path:
     """Write a page.
@@ -117,6 +121,8 @@ def write_page(inputs: ReportInputs, path: str | Path) -> Path:
     with tempfile.TemporaryDirectory() as directory:
         for title, text, draw in _pictures(inputs):
             sections.append(_picture(title, text, draw, Path(directory) / "picture.png"))
+    if inputs.spatial is not None and len(inputs.spatial):
+        sections.append(_ranges(inputs.spatial))
     sections.append(_all_figures(inputs.metrics))
     return _write(path, inputs.label, "\n".join(sections))
 
@@ -186,6 +192,18 @@ def _main_figures(metrics: Mapping[str, Any]) -> str:
     return f'<div class="columns">{"".join(tables)}</div>'
 
 
+def _ranges(spatial: Table) -> str:
+    """Write median and range of the figures all over the image."""
+    head = "".join(f"<th>{name}</th>" for name in ("all over the image", "median", "least", "greatest"))
+    rows = "".join(
+        f"<tr><td>{html.escape(title)}</td>"
+        + "".join(f'<td class="number">{_number(value)}</td>' for value in values)
+        + "</tr>"
+        for title, *values in summarize_spatial_figures(spatial)
+    )
+    return f"<table><tr>{head}</tr>{rows}</table>"
+
+
 def _all_figures(metrics: Mapping[str, Any]) -> str:
     rows = "".join(
         f'<tr><td>{html.escape(name)}</td><td class="number">{_number(value)}</td></tr>'
@@ -249,6 +267,13 @@ def _pictures(inputs: ReportInputs) -> Iterable[tuple[str, str, Callable[[Path],
             "Dipoles",
             "Directions that agree speak of a registration error, random ones of noise or proper motions.",
             lambda path: plot_dipoles(sources, i.difference.bbox, path),
+        )
+    if i.spatial is not None and len(i.spatial):
+        spatial = i.spatial
+        yield (
+            "All over the image",
+            "In squares around these positions. PSFs and kernel should change smoothly, the difference be 0.",
+            lambda path: plot_spatial_figures(spatial, i.difference.bbox, path),
         )
 
 

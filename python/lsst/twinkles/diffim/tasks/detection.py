@@ -134,6 +134,7 @@ class DetectionTask(Task):
             # Peaks on bad pixels stay, to be rejected: cut out, they would leave peaks on the rim.
             score = np.where(np.isfinite(significance), significance, 0.0).astype(np.float32)
         noise = self._normalize(score, bad)
+        self.metadata["errorScale"] = noise
         peaks = find_peaks(score, threshold=config.thresholdValue, radius=config.peakRadius)
         kept = suppress_rings(
             peaks, psf.mean(), threshold=config.thresholdValue, model_error=config.sidelobeError

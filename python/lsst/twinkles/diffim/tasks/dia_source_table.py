@@ -21,14 +21,24 @@ from ..algorithms.measure.psf_fit import PsfFits
 from .plugins.base import MeasurementInputs
 
 if TYPE_CHECKING:
+    from astro_metadata_translator import ObservationInfo
+
     from lsst.images import DifferenceImage, SkyProjection
 
 OWN_COLUMNS = (
     "x_y_Cov", "significance", "footprint", "nPeaks", "isMerged", "isSplit", "footprintArea", "blendSize",
-    "dipoleLengthErr", "dipoleAngleErr", "forced_template_PsfFlux_flag",
+    "dipoleLengthErr", "dipoleAngleErr", "dipoleMoment", "dipoleMomentErr", "forced_template_PsfFlux_flag",
     "forced_template_PsfFlux_flag_edge", "forced_template_PsfFlux_flag_noGoodPixels",
-    "pixelFlags_badCenter", "pixelFlags_high_variance", "pixelFlags_high_varianceCenter",
-    "pixelFlags_saturated_template", "pixelFlags_saturated_templateCenter",
+    "pixelFlags_badCenter", "pixelFlags_edgeCenter",
+    *(
+        f"pixelFlags_{plane}{where}"
+        for plane in (
+            "clipped", "crosstalk", "high_variance", "inexact_psf", "injected_core", "injected_core_template",
+            "itl_dip", "partly_vignetted", "rejected", "saturated_template", "sensor_edge", "spike",
+            "unmasked_nan", "vignetted",
+        )
+        for where in ("", "Center")
+    ),
 )  # fmt: skip
 """Columns of ours, which the Science Data Model does not have (those of further plug-ins aside)."""
 
@@ -108,13 +118,19 @@ def _add_identity(table: Table, difference: DifferenceImage, sources: Table, id_
     table["parentDiaSourceId"] = Column(
         parents, description="Most significant source of the same footprint; 0 for that one itself"
     )
-    middle, duration = np.nan, np.nan  # where the exposure does not say
+    middle, duration = exposure_times(info)
+    table["midpointMjdTai"] = Column(np.full(n, middle), unit=u.d, description="Middle of the exposure, TAI")
+    table["exposureTime"] = Column(np.full(n, duration), unit=u.s, description="Exposure time")
+
+
+def exposure_times(info: ObservationInfo) -> tuple[float, float]:
+    """Return the middle of an exposure (MJD, TAI) and its length (s); NaN where it does not say."""
+    middle, duration = np.nan, np.nan
     if info.datetime_begin is not None and info.datetime_end is not None:
         middle = 0.5 * (info.datetime_begin.tai.mjd + info.datetime_end.tai.mjd)
     if info.exposure_time is not None:
         duration = info.exposure_time.to_value(u.s)
-    table["midpointMjdTai"] = Column(np.full(n, middle), unit=u.d, description="Middle of the exposure, TAI")
-    table["exposureTime"] = Column(np.full(n, duration), unit=u.s, description="Exposure time")
+    return middle, duration
 
 
 def _add_positions(table: Table, difference: DifferenceImage, fits: PsfFits) -> None:

@@ -17,7 +17,7 @@ from lsst.utils.timer import timeMethod
 from ..adapters.metadata import visit_number
 from ..adapters.psfs import psf_fwhm
 from ..algorithms.measure.psf_fit import measure_forced_fluxes
-from .dia_source_table import calibration_at
+from .dia_source_table import calibration_at, exposure_times
 from .plugins.base import MeasuredImage
 from .weighted_pixels import weigh_direct_images, weigh_exposure
 
@@ -76,8 +76,9 @@ class ForcedMeasurementTask(Task):
         -------
         result : `lsst.pipe.base.Struct`
             ``forcedSources`` (`astropy.table.Table`): the rows of ``positions`` in their order with
-            ``visit``, ``detector``, ``band``, ``x``, ``y``, ``psfFlux`` (difference), ``scienceFlux``,
-            ``templateFlux`` and their errors, and a flag for each. Positions off the image have NaN.
+            ``visit``, ``detector``, ``band``, ``midpointMjdTai``, ``x``, ``y``, ``psfFlux`` (difference),
+            ``scienceFlux``, ``templateFlux`` and their errors, and a flag for each, under which fluxes are
+            NaN; ``psfFlux_flag_edge`` where the position is off the image or less than a square from its rim.
 
         Raises
         ------
@@ -112,6 +113,8 @@ class ForcedMeasurementTask(Task):
                 error * scale * factor, unit=unit, description=f"Standard error of {name}Flux"
             )
             table[f"{name}Flux_flag"] = Column(~np.isfinite(flux), description=f"No {name}Flux")
+        near = (x >= half) & (y >= half) & (x <= nx - 1 - half) & (y <= ny - 1 - half)
+        table["psfFlux_flag_edge"] = Column(~near, description="The square reaches beyond the image")
         self.metadata["nForcedSources"] = len(table)
         self.metadata["nForcedSourcesOffImage"] = int(np.count_nonzero(~inside))
         return Struct(forcedSources=table)
@@ -134,12 +137,14 @@ def _pixel_positions(positions: Table, difference: DifferenceImage) -> tuple[np.
     names, box = positions.colnames, difference.bbox
     if "ra" in names and "dec" in names:
         ra, dec = (u.Quantity(positions[name], unit=positions[name].unit or u.deg) for name in ("ra", "dec"))
-        if len(positions) == 0:
-            return np.zeros(0), np.zeros(0)  # the transform refuses to work on nothing
-        from astropy.coordinates import SkyCoord
+        good = np.isfinite(ra) & np.isfinite(dec)
+        x, y = np.full(len(positions), np.nan), np.full(len(positions), np.nan)
+        if good.any():  # the transform refuses to work on nothing
+            from astropy.coordinates import SkyCoord
 
-        pixel = difference.sky_projection.sky_to_pixel(SkyCoord(ra=ra, dec=dec, frame="icrs"))
-        x, y = np.asarray(pixel.x, float), np.asarray(pixel.y, float)
+            sky = SkyCoord(ra=ra[good], dec=dec[good], frame="icrs")
+            pixel = difference.sky_projection.sky_to_pixel(sky)
+            x[good], y[good] = np.asarray(pixel.x, float), np.asarray(pixel.y, float)
     elif "x" in names and "y" in names:
         x, y = (np.asarray(positions[name], float) for name in ("x", "y"))
     else:
@@ -158,6 +163,7 @@ def _add_identity(table: Table, difference: DifferenceImage, x: np.ndarray, y: n
         "visit": (np.full(n, visit if visit is not None else 0, np.int64), None, "Visit"),
         "detector": (np.full(n, info.detector_num or 0, np.int16), None, "Detector"),
         "band": (np.full(n, difference.band, dtype="U8"), None, "Band of the science exposure"),
+        "midpointMjdTai": (np.full(n, exposure_times(info)[0]), u.d, "Middle of the exposure, TAI"),
         "x": (x + box.x.start, u.pix, "Position along x"),
         "y": (y + box.y.start, u.pix, "Position along y"),
     }

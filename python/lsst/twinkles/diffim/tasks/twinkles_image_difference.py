@@ -37,6 +37,7 @@ def set_twinkles_defaults(config: ImageDifferenceConfig) -> None:
     config.doFinalWhitening = True
     config.doSubtractBackground = True
     config.subtractBackground.order = 2
+    config.doSpatiallySampledMetrics = True
     config.doWriteMatchedExp = True
     config.requireSameBand = False
 

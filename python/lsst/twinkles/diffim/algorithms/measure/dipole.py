@@ -32,6 +32,8 @@ class DipoleFits:
         Middle of the lobes, pixels of the array.
     dx, dy, dx_error, dy_error, dxy_covariance : `numpy.ndarray`
         Vector from the negative to the positive lobe, pixels.
+    moment_x, moment_y, moment_x_error, moment_y_error, moment_covariance : `numpy.ndarray`
+        Flux times that vector, from the difference alone.
     chi2_nothing, chi2_point, chi2 : `numpy.ndarray`
         Chi square on the difference of no source, of the point source (or its partner of the other sign, if
         that explains more), and of the dipole.
@@ -53,6 +55,11 @@ class DipoleFits:
     dx_error: np.ndarray
     dy_error: np.ndarray
     dxy_covariance: np.ndarray
+    moment_x: np.ndarray
+    moment_y: np.ndarray
+    moment_x_error: np.ndarray
+    moment_y_error: np.ndarray
+    moment_covariance: np.ndarray
     chi2_nothing: np.ndarray
     chi2_point: np.ndarray
     chi2: np.ndarray
@@ -116,7 +123,9 @@ def fit_dipole_sources(
     template. The difference alone tells ``F d``, where ``d`` is small, and the direct images tell ``F``. The
     noise of the difference is that of the direct images: what is fitted beside it is their mean, weighted
     with the inverse variances, whose noise is independent of it. Where that mean does not fit (galaxies,
-    neighbours) it is given less weight by its reduced chi square.
+    neighbours; a reduced chi square 3 standard deviations above 1) it is given less weight by that, and tells
+    the flux only, of all light in its place: ``d`` is then the moment, which is always that of a fit to the
+    difference alone, over the flux.
     """
     index = np.flatnonzero(which)
     partner = _partners(fits, partner_radius)[index]
@@ -128,7 +137,7 @@ def fit_dipole_sources(
     if residual is None:
         residual = subtract_sources(images[0], splines[0], fits)
     direct = [np.ascontiguousarray(a, np.float32) for k in (1, 2) for a in (images[k], weights[k])]
-    results = np.zeros((len(index), 19))
+    results = np.zeros((len(index), 24))
     run_in_threads(
         fit_dipoles, len(index), residual, np.ascontiguousarray(weights[0], np.float32), *direct,
         *_join_splines(splines, x, y), half, fits.x, fits.y, np.nan_to_num(fits.flux), pairs,
@@ -182,6 +191,9 @@ def _as_dipoles(results: np.ndarray, index: np.ndarray, n: int) -> DipoleFits:
         x=rows[:, 1], y=rows[:, 2], x_error=errors[:, 1], y_error=errors[:, 2],
         dx=rows[:, 3], dy=rows[:, 4], dx_error=errors[:, 3], dy_error=errors[:, 4],
         dxy_covariance=rows[:, 12],
+        moment_x=rows[:, 19], moment_y=rows[:, 20],
+        moment_x_error=np.sqrt(rows[:, 21]), moment_y_error=np.sqrt(rows[:, 22]),
+        moment_covariance=rows[:, 23],
         chi2_nothing=rows[:, 13], chi2_point=rows[:, 14], chi2=rows[:, 15],
         n_pixels=np.nan_to_num(rows[:, 16]).astype(int),
     )  # fmt: skip

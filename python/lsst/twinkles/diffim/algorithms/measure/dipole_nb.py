@@ -16,6 +16,8 @@ from .spline_psf_nb import blend_nodes, draw_psf
 # Parameters: mean flux, centre x and y, separation x and y, three of the sky; then the flux difference.
 _N = 8
 _STRONGEST_DAMPING = 1e8
+# Weight of direct images where the difference is to tell alone: enough for a sky and a flux.
+_NEXT_TO_NOTHING = 1e-4
 
 
 @njit(**LEAN)
@@ -265,6 +267,14 @@ def covariance_of(inverse, meat, a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(**LEAN)
+def moment_covariance(p, inverse, meat, i, j):  # type: ignore[no-untyped-def]
+    """Return an element of the covariance of flux times separation; ``i``, ``j`` are 3 (x) or 4 (y)."""
+    total = p[i] * p[j] * covariance_of(inverse, meat, 0, 0)
+    total += p[0] * (p[i] * covariance_of(inverse, meat, 0, j) + p[j] * covariance_of(inverse, meat, i, 0))
+    return total + p[0] * p[0] * covariance_of(inverse, meat, i, j)
+
+
+@njit(**LEAN)
 def write_dipole(p, normal, moment, meat, results, n):  # type: ignore[no-untyped-def]
     """Fill the first 13 results of source ``n``, and whether there is a fit."""
     lower, inverse = np.empty((_N, _N)), np.empty((_N, _N))
@@ -283,6 +293,25 @@ def write_dipole(p, normal, moment, meat, results, n):  # type: ignore[no-untype
             results[n, 10] += inverse[_N, k] * moment[k]
         results[n, 11] = covariance_of(inverse, meat, last, last)
         results[n, 18] = 1.0
+
+
+@njit(**LEAN)
+def write_moment(p, normal, meat, hosted, results, n):  # type: ignore[no-untyped-def]
+    """Fill the moment of ``p``, fitted to the difference alone; of it, if ``hosted``, the separation."""
+    lower, inverse = np.empty((_N, _N)), np.empty((_N, _N))
+    flux, variance = results[n, 0], results[n, 5]
+    if not invert(normal, lower, inverse):
+        return
+    for k in range(2):
+        results[n, 19 + k] = p[0] * p[3 + k]
+        if hosted:
+            results[n, 3 + k] = p[0] * p[3 + k] / flux
+    for k in range(3):
+        a, b = 4 if k == 1 else 3, 3 if k == 0 else 4
+        results[n, 21 + k] = moment_covariance(p, inverse, meat, a, b)
+        if hosted:
+            of_separation = (results[n, 21 + k] + results[n, a] * results[n, b] * variance) / flux**2
+            results[n, 12 if k == 2 else 8 + k] = of_separation
 
 
 @njit(**LEAN)
@@ -322,11 +351,12 @@ def fit_dipoles(  # type: ignore[no-untyped-def]
         Factors on the weights of science image and template.
     iterations : `int`
         Most steps.
-    results : ``(N, 19)``, float64
+    results : ``(N, 24)``, float64
         Filled with the parameters (5), their variances (5), difference of the fluxes and its variance,
         covariance of the two separations, chi square on the difference with nothing, with the better of the
-        point sources, with the dipole, number of pixels, reduced chi square on the mean image, and whether
-        there is a fit (1).
+        point sources, with the dipole, number of pixels, reduced chi square on the mean image (1 if it fits),
+        whether there is a fit (1), and, from the difference alone, the moment (flux times separation) along x
+        and y, their variances and covariance.
     """
     side, base = 2 * half + 1, coefficients.shape[3]
     local, taps, stamp = (
@@ -392,13 +422,32 @@ def fit_dipoles(  # type: ignore[no-untyped-def]
                     for col in range(side):
                         count += used[1, row, col] > 0.0
                 excess = chi2_mean / max(1, count)
-                if not excess > 1.0:
+                # Chance makes it differ from 1 either way.
+                if not excess > 1.0 + 3.0 * math.sqrt(2.0 / max(1, count)):
+                    excess = 1.0
                     break
                 # The direct images hold more than one point source: they tell that much less.
                 for row in range(side):
                     for col in range(side):
                         used[1, row, col] /= excess
         write_dipole(p, normal[0], moment[0], meat[0], results, n)
+        if results[n, 18] > 0.0:
+            for row in range(side):
+                for col in range(side):
+                    used[1, row, col] *= _NEXT_TO_NOTHING
+            # From where both together lead, and from half a FWHM at the place that the difference tells.
+            least = 1e300
+            for again in range(2):
+                if again == 1:
+                    p[0] = 4.0 * math.hypot(best[2], best[3]) / longest
+                    p[1], p[2], p[3], p[4] = ix + best[0], iy + best[1], best[2] / p[0], best[3] / p[0]
+                chi2_own, chi2_mean = improve_dipole(
+                    p, ix, iy, half, local, share, data, used, relative, longest, iterations, taps, stamp,
+                    design, normal, moment, meat,
+                )  # fmt: skip
+                if chi2_own + relative * chi2_mean < least:
+                    least = chi2_own + relative * chi2_mean
+                    write_moment(p, normal[0], meat[0], excess > 1.0, results, n)
         count = 0
         for row in range(side):
             for col in range(side):

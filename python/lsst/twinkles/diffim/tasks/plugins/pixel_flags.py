@@ -19,20 +19,35 @@ if TYPE_CHECKING:
 
 _FLAGS = {
     "bad": ("BAD",),
+    "clipped": ("CLIPPED",),
     "cr": ("COSMIC_RAY",),
+    "crosstalk": ("CROSSTALK",),
     "edge": ("DETECTION_EDGE", "NO_DATA"),
     "high_variance": ("HIGH_VARIANCE",),
+    "inexact_psf": ("INEXACT_PSF",),
     "injected": ("INJECTED",),
+    "injected_core": ("INJECTED_CORE",),
+    "injected_core_template": ("INJECTED_CORE_TEMPLATE",),
     "injected_template": ("INJECTED_TEMPLATE",),
     "interpolated": ("INTERPOLATED",),
+    "itl_dip": ("ITL_DIP",),
     "nodata": ("NO_DATA",),
+    "partly_vignetted": ("PARTLY_VIGNETTED",),
+    "rejected": ("REJECTED",),
     "saturated": ("SATURATED",),
     "saturated_template": ("SAT_TEMPLATE",),
+    "sensor_edge": ("SENSOR_EDGE",),
+    "spike": ("SPIKE",),
     "streak": ("STREAK",),
     "suspect": ("SUSPECT",),
+    "unmasked_nan": ("UNMASKED_NAN",),
+    "vignetted": ("VIGNETTED",),
 }
-# What was injected on purpose is no fault.
-_HARMLESS = {"injected", "injected_template"}
+# What was injected on purpose is no fault, nor is what coadds note of their inputs.
+_HARMLESS = {
+    "clipped", "inexact_psf", "injected", "injected_core", "injected_core_template", "injected_template",
+    "partly_vignetted", "rejected", "sensor_edge",
+}  # fmt: skip
 
 
 class PixelFlagsConfig(MeasurementPluginConfig):
@@ -71,13 +86,12 @@ class PixelFlagsPlugin(MeasurementPlugin):
             near, centre = ((found & bits).any(axis=1) for found in (near_bits, centre_bits))
             text = ", ".join(planes)
             columns[f"pixelFlags_{name}"] = Column(near, description=f"{text} within {half} pixels")
-            if name != "edge":
-                columns[f"pixelFlags_{name}Center"] = Column(
-                    centre, description=f"{text} within {core} pixels"
-                )
+            columns[f"pixelFlags_{name}Center"] = Column(centre, description=f"{text} within {core} pixels")
             if name not in _HARMLESS:
                 any_flag |= centre
-        columns["pixelFlags"] = Column(any_flag, description="Any of the faults that end in Center")
+        columns["pixelFlags"] = Column(
+            any_flag, description="Any of the flags that end in Center and are faults, or off the image"
+        )
         return columns
 
 
