@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("main",)
 
+import importlib
 import logging
 import os
 import signal

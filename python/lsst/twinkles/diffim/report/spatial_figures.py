@@ -137,4 +137,4 @@ def _draw_map(picture: Figure, ax: Any, x: np.ndarray, y: np.ndarray, figure: Sp
     ax.tick_params(labelsize=8)
     bar = picture.colorbar(points, ax=ax, shrink=0.85)
     bar.ax.tick_params(labelsize=8)
-    bar.formatter.set_useOffset(False)
+    bar.ax.ticklabel_format(useOffset=False, axis="y")
