@@ -106,16 +106,16 @@ class SimplifiedSubtractTask(AlardLuptonSubtractTask):
         """Convolve, subtract and whiten."""
         engine = self.engine
         method = AlardLuptonEngine(engine.config.kernel["AL"])
-        exposures = engine._prepare_pair(pair.science_image, pair.template_image)
+        exposures = engine.prepare_pair(pair.science_image, pair.template_image)
         roles = method.choose_roles(exposures, mode)
         given = _GivenKernel(kernel, pair.science_image.bbox, engine.config.kernel.active.spatialBgOrder)
         match: Any = SimpleNamespace(solution=given)
         subtraction = method.subtract(exposures, roles, match, cell=engine.config.backgroundCell)
-        images = engine._assemble(exposures, replace(subtraction, kernel_model=kernel))
+        images = engine.assemble(exposures, replace(subtraction, kernel_model=kernel))
         result = Struct(
             convolvedTemplate=roles.template_convolved,
             whitened=False,
-            templateBackground=engine._scale_template_sky(exposures, roles, match),
+            templateBackground=engine.scale_template_sky(exposures, roles, match),
             **images.getDict(),
         )
         self.metadata["convolvedExposure"] = "Template" if roles.template_convolved else "Science"

@@ -184,7 +184,7 @@ class AlardLuptonSubtractTask(Task):
         UnusableExposureError
             An image has no usable pixel.
         """
-        exposures = self._prepare_pair(science, template)
+        exposures = self.prepare_pair(science, template)
         candidates = self._find_candidates(exposures, sources)
         engine, roles, match = self._choose_match(exposures, candidates)
         self.log.info(
@@ -195,7 +195,7 @@ class AlardLuptonSubtractTask(Task):
             "template" if roles.template_convolved else "science",
         )
         result = engine.subtract(exposures, roles, match, cell=self.config.backgroundCell)
-        images = self._assemble(exposures, result)
+        images = self.assemble(exposures, result)
         self.metadata["convolvedExposure"] = "Template" if result.template_convolved else "Science"
         self._record(exposures, roles, match, images.difference)
         registration = registration_figures(exposures, match, result, images.difference)
@@ -206,7 +206,7 @@ class AlardLuptonSubtractTask(Task):
             convolvedTemplate=result.template_convolved,
             whitened=result.whitened,
             astrometricScatter=registration.get("astrometricScatter", 0.0),
-            templateBackground=self._scale_template_sky(exposures, roles, match),
+            templateBackground=self.scale_template_sky(exposures, roles, match),
             **images.getDict(),
         )
 
@@ -241,7 +241,19 @@ class AlardLuptonSubtractTask(Task):
         self.metadata["subtractMethod"] = engine.name
         return engine, roles, match
 
-    def _prepare_pair(self, science: VisitImage, template: VisitImage) -> Exposures:
+    def prepare_pair(self, science: VisitImage, template: VisitImage) -> Exposures:
+        """Fill holes, take out the sky and measure noise and PSF of both exposures.
+
+        Parameters
+        ----------
+        science, template : `lsst.images.VisitImage`
+            Exposures on the same pixels; not modified.
+
+        Returns
+        -------
+        exposures : `~lsst.twinkles.diffim.tasks.engines.Exposures`
+            What an engine works on.
+        """
         pair = {"science": science, "template": template}
         # Models of PSFs are not made for threads; the pixels of the two images are.
         psfs = [sample_psf(exposure.psf, exposure.bbox) for exposure in pair.values()]
@@ -353,8 +365,22 @@ class AlardLuptonSubtractTask(Task):
                 nRequired=error.n_required,
             ) from error
 
-    def _assemble(self, exposures: Exposures, result: Subtraction) -> Struct:
-        """Make the exposures that are returned."""
+    def assemble(self, exposures: Exposures, result: Subtraction) -> Struct:
+        """Make the exposures that are returned.
+
+        Parameters
+        ----------
+        exposures : `~lsst.twinkles.diffim.tasks.engines.Exposures`
+            What was subtracted.
+        result : `~lsst.twinkles.diffim.tasks.engines.Subtraction`
+            What an engine made of them.
+
+        Returns
+        -------
+        images : `lsst.pipe.base.Struct`
+            ``difference``, ``matchedTemplate``, ``backgroundModel``, ``psfMatchingKernel`` and
+            ``excessVariance`` of `run`.
+        """
         from lsst.images.fields import ChebyshevField
 
         science, own_sky = exposures.science, exposures.prepared_science.sky
@@ -396,8 +422,23 @@ class AlardLuptonSubtractTask(Task):
             excessVariance=(light / np.float32(unit)) ** 2,
         )
 
-    def _scale_template_sky(self, exposures: Exposures, roles: Roles, match: MatchResult) -> Any:
-        """Return the sky of the template on the flux scale of the science image, a field."""
+    def scale_template_sky(self, exposures: Exposures, roles: Roles, match: MatchResult) -> Any:
+        """Return the sky of the template on the flux scale of the science image.
+
+        Parameters
+        ----------
+        exposures : `~lsst.twinkles.diffim.tasks.engines.Exposures`
+            What was subtracted.
+        roles : `~lsst.twinkles.diffim.tasks.engines.Roles`
+            Which of the two is convolved.
+        match : `~lsst.twinkles.diffim.algorithms.match.match.MatchResult`
+            Its ``solution`` tells the flux scale.
+
+        Returns
+        -------
+        sky : `lsst.images.fields.ChebyshevField`
+            Sky.
+        """
         from lsst.images.fields import ChebyshevField
 
         terms = _template_scale(roles, match) * exposures.prepared_template.sky
