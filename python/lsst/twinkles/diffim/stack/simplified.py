@@ -16,6 +16,7 @@ from lsst.utils.timer import timeMethod
 
 from ..adapters.kernels import evaluate_kernel
 from ..tasks.alard_lupton import AlardLuptonEngine
+from ..tasks.engines import scale_template_sky
 from .subtract_config import SimplifiedSubtractConfig
 from .subtract_images import AlardLuptonSubtractTask
 
@@ -115,7 +116,7 @@ class SimplifiedSubtractTask(AlardLuptonSubtractTask):
         result = Struct(
             convolvedTemplate=roles.template_convolved,
             whitened=False,
-            templateBackground=engine.scale_template_sky(exposures, roles, match),
+            templateBackground=scale_template_sky(exposures, roles, match, order=given.background_order),
             **images.getDict(),
         )
         self.metadata["convolvedExposure"] = "Template" if roles.template_convolved else "Science"
