@@ -38,6 +38,28 @@ def make_output(path, parent):
     return path
 
 
+@pytest.mark.parametrize("name", ["out", "rerun/a", "TwinklesCam/x/y"])
+def test_an_output_in_the_input_is_refused(repo, tmp_path, monkeypatch, name):
+    message = r"would be in the input repository.*--output elsewhere, or give --rerun NAME"
+    with pytest.raises(CommandError, match=message):
+        find(repo, "--output", repo / name)
+    (tmp_path / "link").symlink_to(repo)
+    with pytest.raises(CommandError, match=message):
+        find(repo, "--output", tmp_path / "link" / name)
+    monkeypatch.chdir(repo)
+    with pytest.raises(CommandError, match=message):
+        find(".", "--output", name)
+    assert not list(repo.iterdir())
+    # Beside it, with a name that begins alike, is elsewhere.
+    assert find(repo, "--output", f"{repo}-{'out'}").output == Path(f"{repo}-out")
+
+
+def test_what_a_rerun_has_made_is_an_output(repo):
+    """By its directory, too: it is there already."""
+    out = make_output(repo / "rerun" / "a", repo)
+    assert find(repo, "--output", out).output == out
+
+
 # --rerun -------------------------------------------------------------------------------------
 
 

@@ -1,13 +1,13 @@
 """The package as a product of EUPS, where there is a real one (``source .../bin/setups.sh`` first)."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from test_packaging import copy_checkout
 
 ROOT = Path(__file__).resolve().parent.parent
 SETUPS = Path(os.environ.get("EUPS_DIR", "/nonexistent")) / "bin" / "setups.sh"
@@ -22,10 +22,10 @@ def checkout(tmp_path_factory):
     """A copy of the package with a history of its own and a tag, as EUPS takes the version from git."""
     pytest.importorskip("lsst.sconsUtils", reason="needs lsst-sconsutils")
     copy = tmp_path_factory.mktemp("eups") / "twinkles_diffim"
-    ignored = shutil.ignore_patterns(
-        ".git", ".venv", ".cache", "bin", "dist", "demo", ".*_cache", "__pycache__"
-    )
-    shutil.copytree(ROOT, copy, ignore=ignored)
+    copy_checkout(copy)
+    for path in (copy / "tests").glob("test_*.py"):  # those that scons will run
+        if path.name != "test_ids.py":
+            path.unlink()
     identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
     for words in (
         ["init", "-q"],
@@ -57,7 +57,8 @@ def shell(tmp_path_factory):
 
 
 def test_set_up_in_place_built_installed_and_set_up_again(checkout, shell):
-    printed = shell(f"cd {checkout}", "setup -r .", "scons shebang", "echo WHERE $(which imageDifference.py)")
+    printed = shell(f"cd {checkout}", "setup -r .", "scons", "echo WHERE $(which imageDifference.py)")
+    assert "passed" in (checkout / "tests" / ".tests" / "pytest-twinkles_diffim.xml.out").read_text()
     assert f"WHERE {checkout}/bin/imageDifference.py" in printed
     assert sorted(path.name for path in (checkout / "bin").iterdir()) == COMMANDS
 
@@ -70,6 +71,7 @@ def test_set_up_in_place_built_installed_and_set_up_again(checkout, shell):
         "echo FROM $(python -c 'import lsst.twinkles.diffim as p; print(p.__file__)')",
         "imageDifference.py --help",
         "ls $TWINKLES_DIFFIM_DIR/pipelines",
+        "head -n 3 $TWINKLES_DIFFIM_DIR/python/lsst/twinkles/diffim/data/config/rubinVisitImage.py",
     )
     words = dict(
         line.split(maxsplit=1) for line in printed.splitlines() if line[:4] in ("PROD", "WHER", "FROM")
@@ -80,6 +82,7 @@ def test_set_up_in_place_built_installed_and_set_up_again(checkout, shell):
     assert words["FROM"] == f"{product}/python/lsst/twinkles/diffim/__init__.py"
     assert "usage: imageDifference.py REPO [options]" in printed
     assert "TwinklesImageDifference.yaml" in printed
+    assert "Dataset names of Rubin's data releases" in printed
 
     shell(f"cd {checkout}", "setup -r .", "scons install current")
     assert str(product) in shell("setup twinkles_diffim", "echo $TWINKLES_DIFFIM_DIR")

@@ -15,13 +15,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lsst.images import VisitImage
 from repositories import make_image
-from small_exposures import make_wcs
+from small_exposures import draw_stars, make_exposure, make_wcs
 
+from lsst.twinkles.diffim.adapters.afw.write import write_afw_exposure
 from lsst.twinkles.diffim.adapters.compression import COMPRESSIONS
 from lsst.twinkles.diffim.adapters.fits_files import UnreadableExposureError
-from lsst.twinkles.diffim.adapters.psfs import InvalidPsfError
+from lsst.twinkles.diffim.adapters.psfs import InvalidPsfError, psf_from_grid
 from lsst.twinkles.diffim.adapters.read_exposure import read_exposure
-from lsst.twinkles.diffim.cli import image_difference, subtract_exposures
+from lsst.twinkles.diffim.algorithms.psf_grid import PsfGrid
+from lsst.twinkles.diffim.cli import (
+    box,
+    image_difference,
+    ingest,
+    make_repo,
+    report,
+    run_pipeline,
+    simulate,
+    subtract_exposures,
+)
 
 N_EXAMPLES = int(os.environ.get("TWINKLES_DIFFIM_FUZZ_EXAMPLES", "150"))
 MEMORY = 3 * 2**30
@@ -61,9 +72,26 @@ def lsst_images_bytes(tmp_path):
     return path.read_bytes()
 
 
+def afw_bytes(path, *, psf):
+    """Return a file in the layout of the stack, with a Gaussian as PSF or a kernel that varies."""
+    exposure = make_exposure(np.zeros((40, 44)), visit=42)
+    if psf == "kernel":
+        stamps = (
+            draw_stars((25, 25), [(12, 12)], sigma=2.0, flux=1.0),
+            draw_stars((25, 25), [(12, 12)], sigma=2.2, flux=1.0),
+        )
+        grid = PsfGrid(stamps=np.array([stamps, stamps]), x=np.array([0.0, 43.0]), y=np.array([0.0, 39.0]))
+        exposure.psf = psf_from_grid(grid, exposure.bbox, order=1)
+    write_afw_exposure(exposure, path)
+    return path.read_bytes()
+
+
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory):
+    place = tmp_path_factory.mktemp("afw")
     return {
+        "afw, Gaussian": afw_bytes(place / "a.fits", psf="Gaussian"),
+        "afw, kernel": afw_bytes(place / "b.fits", psf="kernel"),
         "plain": plain_bytes(),
         "compressed": plain_bytes(compressed=True),
         "lsst.images": lsst_images_bytes(tmp_path_factory.mktemp("seeds")),
@@ -120,7 +148,7 @@ def limited_memory():
 
 @slow
 @pytest.mark.filterwarnings("ignore")  # of astropy and numpy, on what they meet in such files
-@pytest.mark.parametrize("kind", ["plain", "compressed", "lsst.images"])
+@pytest.mark.parametrize("kind", ["plain", "compressed", "lsst.images", "afw, Gaussian", "afw, kernel"])
 def test_a_damaged_file_is_read_or_refused(seeds, tmp_path_factory, kind):
     path = tmp_path_factory.mktemp("fuzz") / "damaged.fits"
 
@@ -284,5 +312,48 @@ def test_any_words_of_the_other_command_too(tmp_path_factory):
     @given(st.lists(st.one_of(words, words, st.text(max_size=8)), max_size=9))
     def check(line):
         assert_civil(*run(subtract_exposures.main, line))
+
+    check()
+
+
+# Options of a command, and words that would make it work for long or that make no sense there.
+OTHER_COMMANDS = {
+    "makeTwinklesRepo.py": (make_repo.main, []),
+    "ingestExposures.py": (ingest.main, ["--visit", "--band", "--transfer", "--gain", "--hdu"]),
+    "reportImageDifference.py": (report.main, ["--id", "--output", "--clobber", "--collection"]),
+    "simulateTwinkles.py": (
+        simulate.main,
+        ["--visits", "--seed", "--size", "--overload", "--field", "--help"],
+    ),
+    "twinklesInABox.py": (box.main, ["--visits", "--seed", "--size", "--seasons", "--help"]),
+    "runPipeline.py": (
+        run_pipeline.main,
+        ["-b", "-i", "-o", "-p", "-d", "-c", "-C", "-j", "--show"],
+    ),
+}
+
+
+@slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", OTHER_COMMANDS)
+def test_any_words_of_every_command(name, tmp_path_factory, monkeypatch):
+    main, options = OTHER_COMMANDS[name]
+    place = tmp_path_factory.mktemp("words")
+    monkeypatch.chdir(place)  # relative words lead nowhere else
+    (place / "a.fits").write_bytes(plain_bytes()[:3000])
+    (place / "file").write_text("nothing")
+    own = [str(place / "a.fits"), str(place / "file"), str(place / "file" / "below"), "/dev/null/x"]
+    words = st.sampled_from([*options, *VALUES, *own])
+    lines = st.lists(st.one_of(words, words, st.text(max_size=8)), max_size=8)
+    # What no command takes, so that none sets out to simulate a survey.
+    wrong = ["--no-such-option"] if name.startswith(("simulate", "twinkles")) else []
+
+    @settings(max_examples=min(N_EXAMPLES, 50))
+    @given(lines)
+    def check(line):
+        status, stdout, stderr = run(main, [*line, *wrong])
+        if name == "runPipeline.py":  # Butler's and pipetask's logs have tracebacks
+            stdout, stderr = stdout.replace("Traceback", ""), stderr.replace("Traceback", "") or "."
+        assert_civil(status, stdout, stderr)
 
     check()

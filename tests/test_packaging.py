@@ -213,6 +213,24 @@ def test_wheel_imports_beside_the_other_packages(wheel, tmp_path):
     assert printed[0].startswith(str(tmp_path)) and not printed[1].startswith(str(tmp_path))
 
 
+def copy_checkout(target):
+    """Copy the checkout without what was made in it; links stay links."""
+    ignored = shutil.ignore_patterns(
+        ".git",
+        ".venv",
+        ".cache",
+        "bin",
+        "build",
+        "dist",
+        "demo",
+        "quality",
+        "real",
+        ".*_cache",
+        "__pycache__",
+    )
+    shutil.copytree(ROOT, target, ignore=ignored, symlinks=True)
+
+
 def read_eups_table():
     """Return the commands of the table file: name and arguments."""
     lines = (ROOT / "ups" / "twinkles_diffim.table").read_text().splitlines()
@@ -242,23 +260,30 @@ def test_eups_table_sets_up_the_package():
 
 
 @pytest.mark.slow
-def test_scons_builds_the_commands(tmp_path):
+def test_scons_builds_commands_and_version_and_runs_tests(tmp_path):
+    """Without arguments and without EUPS, in a checkout with a few of the tests."""
     pytest.importorskip("lsst.sconsUtils", reason="needs lsst-sconsutils")
     scons = Path(sys.executable).with_name("scons")
     copy = tmp_path / "twinkles_diffim"
-    ignored = shutil.ignore_patterns(".git", ".venv", "bin", "demo", "quality", ".*_cache", "__pycache__")
-    shutil.copytree(ROOT, copy, ignore=ignored)
+    copy_checkout(copy)
+    for path in (copy / "tests").glob("test_*.py"):
+        if path.name not in ("test_ids.py", "test_layering.py"):
+            path.unlink()
     # The version comes from git.
     identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
     for words in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "Start"]):
         subprocess.run(["git", *words], cwd=copy, check=True)
-    environment = {**os.environ, "PYTHONPATH": str(copy / "python")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["PYTHONPATH"] = str(copy / "python")
     environment["PATH"] = os.pathsep.join((str(scons.parent), environment["PATH"]))
-    result = subprocess.run(
-        [scons, "shebang"], cwd=copy, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    result = subprocess.run([scons], cwd=copy, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert sorted(path.name for path in (copy / "bin").iterdir()) == sorted(SCRIPTS)
+    assert "__version__" in (copy / "python/lsst/twinkles/diffim/version.py").read_text()
     command = [copy / "bin" / "subtractExposures.py", "--help"]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0 and "SCIENCE TEMPLATE" in answer.stdout
+    # That the tests were run, and by it: one that fails makes scons fail.
+    (copy / "tests" / "test_that_fails.py").write_text("def test_it():\n    assert False, 'of purpose'\n")
+    result = subprocess.run([scons], cwd=copy, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode != 0 and "of purpose" in result.stdout + result.stderr

@@ -12,7 +12,7 @@ import stack_here
 from lsst.images import SkyProjection
 from lsst.images.fields import ChebyshevField
 from lsst.pex.config import Config, ConfigurableField, Field
-from lsst.pipe.base import Struct, Task
+from lsst.pipe.base import Task
 from small_exposures import make_wcs
 from small_pairs import NJY, fingerprint, make_pair
 from stack_scenes import blank, make_scene
@@ -286,5 +286,14 @@ def test_old_task_with_our_subtraction(old_task, given):
 
 def test_old_task_is_not_there():
     with pytest.raises(ImportError, match="after v25"):
-        from lsst.twinkles.diffim.stack.release_25 import TwinklesImageDifferenceTask  # noqa: F401
-    assert isinstance(Struct(), Struct)
+        from lsst.twinkles.diffim.stack.release_25 import TwinklesImageDifferenceTask
+    with pytest.raises(ImportError, match="after v25"):
+        from lsst.twinkles.diffim.stack import TwinklesImageDifferenceTask  # noqa: F401
+    with pytest.raises(ImportError, match="cannot import name"):
+        from lsst.twinkles.diffim.stack import NothingTask  # noqa: F401
+
+
+def test_old_task_is_found_in_the_package_where_it_is(monkeypatch):
+    made = dict.fromkeys(("TwinklesImageDifferenceTask", "TwinklesImageDifferenceConfig"), OldTask)
+    monkeypatch.setattr(release_25, "_classes", lambda: made)
+    assert stack.TwinklesImageDifferenceTask is stack.TwinklesImageDifferenceConfig is OldTask

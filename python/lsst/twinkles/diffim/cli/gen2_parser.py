@@ -343,10 +343,14 @@ class _ConfigValueAction(argparse.Action):
 
 class _ConfigFileAction(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        from .override_files import find_override_file
+
+        files = []
         for path in values:
-            if not Path(path).expanduser().is_file():
+            if (file := find_override_file(path)) is None:
                 parser.error(f"cannot find configuration file {path!r}")
-        files = [ConfigOverride("file", str(Path(path).expanduser())) for path in values]
+            else:
+                files.append(ConfigOverride("file", file))
         setattr(namespace, self.dest, (getattr(namespace, self.dest) or []) + files)
 
 

@@ -6,6 +6,7 @@ __all__ = (
     "ConfigOverrideError",
     "apply_overrides",
     "find_field",
+    "find_override_file",
     "load_override_file",
     "set_config_value",
 )
@@ -85,7 +86,7 @@ def load_override_file(config: Config, path: str | Path, *, trust: bool = False)
     Imports of `lsst.ip.diffim` and its like lead to the classes of this
     package where the stack is not installed (`.stack_names`).
     """
-    path = _find_file(path)
+    path = find_override_file(path) or str(path)
     try:
         with guard_loads(trust=trust), resolve_stack_names():
             config.load(path)
@@ -95,16 +96,27 @@ def load_override_file(config: Config, path: str | Path, *, trust: bool = False)
         raise ConfigOverrideError(f"{_locate(error, path)}: {_explain(error)}") from error
 
 
-def _find_file(path: str | Path) -> str:
-    """Return the place of an override file: that of the package if it brings the one that is not there."""
+def find_override_file(path: str | Path) -> str | None:
+    """Return the place of an override file, `None` if there is none.
+
+    Parameters
+    ----------
+    path : `str` or `~pathlib.Path`
+        Path, ``~`` for the home directory, or a ``resource://`` URI. A file
+        of ``config/`` that is not there is the one that the package brings.
+    """
     name = str(path)
-    parts = Path(name).parts
-    if len(parts) != 2 or parts[0] != _OWN_FILES or Path(name).exists():
+    if name.startswith("resource://"):
         return name
-    if not (files(_PACKAGE) / "data" / _OWN_FILES / parts[1]).is_file():
-        return name
+    file = Path(name).expanduser()
+    if file.is_file():
+        return str(file)
+    if file.parent != Path(_OWN_FILES):
+        return None
+    if not (files(_PACKAGE) / "data" / _OWN_FILES / file.name).is_file():
+        return None
     _LOG.info("%s is the one that the package brings.", name)
-    return f"resource://{_PACKAGE}/data/{_OWN_FILES}/{parts[1]}"
+    return f"resource://{_PACKAGE}/data/{_OWN_FILES}/{file.name}"
 
 
 def set_config_value(config: Config, name: str, text: str) -> None:

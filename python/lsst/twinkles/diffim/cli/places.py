@@ -83,6 +83,11 @@ def find_places(args: Gen2Arguments) -> Places:
         output = None if args.output is None else Path(args.output)
         if output is not None and _same(output, root):
             raise CommandError(f"the output is the input repository, {root}; choose another --output")
+        if output is not None and _is_below(output, root) and _origin(output) is None:
+            raise CommandError(
+                f"the output {output} would be in the input repository, {root}, which is not written to; "
+                "choose an --output elsewhere, or give --rerun NAME, for results kept with their input"
+            )
         return Places(root, output)
     if "://" in root:
         raise CommandError(f"--rerun needs a repository in a local directory, not {root}; give --output DIR")
@@ -201,6 +206,11 @@ def _origin(output: Path) -> str | None:
 def _is_name(name: str) -> bool:
     """Whether a directory of that name lies below another."""
     return bool(name) and not Path(name).is_absolute() and not {".", ".."} & set(name.split("/"))
+
+
+def _is_below(output: Path, root: str) -> bool:
+    """Tell whether an output would be within the directory of a repository."""
+    return "://" not in root and output.resolve().is_relative_to(Path(root).resolve())
 
 
 def _same(output: Path, root: str) -> bool:

@@ -406,12 +406,15 @@ class _OverrideAction(argparse.Action):
     """Collects values and files in the order in which they stand."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        from .override_files import find_override_file
+
         found = list(getattr(namespace, self.dest))
         for word in values:
             if option_string is not None and option_string in ("-C", "--configfile", "--config-file"):
-                if not Path(word).expanduser().is_file():
+                if (file := find_override_file(word)) is None:
                     parser.error(f"cannot find configuration file {word!r}")
-                found.append(ConfigOverride("file", str(Path(word).expanduser())))
+                else:
+                    found.append(ConfigOverride("file", file))
                 continue
             name, equals, value = word.partition("=")
             if not name or not equals:

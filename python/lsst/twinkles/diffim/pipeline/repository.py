@@ -112,8 +112,9 @@ def lock_directory(path: Path) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise RepositoryError(f"Cannot make directory {path}: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # a name with a null character is no OSError
+        reason = getattr(error, "strerror", None) or error
+        raise RepositoryError(f"Cannot make directory {path}: {reason}.") from error
     try:
         with suppress(OSError):  # some network file systems know no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -3,6 +3,8 @@
 Nothing of the stack is imported before a task runs.
 """
 
+from typing import Any
+
 from .bridges import (
     StackDetectAndMeasureConfig,
     StackDetectAndMeasureTask,
@@ -49,3 +51,14 @@ __all__ = (
     "StackSubtractConfig",
     "StackSubtractTask",
 )
+
+# Derived from a task that only releases up to v25 have: made when they are asked for (`.release_25`).
+_OF_RELEASE_25 = ("TwinklesImageDifferenceConfig", "TwinklesImageDifferenceTask")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OF_RELEASE_25:
+        from . import release_25
+
+        return getattr(release_25, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,7 @@ from lsst.utils.timer import timeMethod
 
 from ..adapters.kernels import evaluate_kernel
 from ..tasks.alard_lupton import AlardLuptonEngine
+from ..tasks.engines import scale_template_sky
 from .subtract_config import SimplifiedSubtractConfig
 from .subtract_images import AlardLuptonSubtractTask
 
@@ -106,16 +107,16 @@ class SimplifiedSubtractTask(AlardLuptonSubtractTask):
         """Convolve, subtract and whiten."""
         engine = self.engine
         method = AlardLuptonEngine(engine.config.kernel["AL"])
-        exposures = engine._prepare_pair(pair.science_image, pair.template_image)
+        exposures = engine.prepare_pair(pair.science_image, pair.template_image)
         roles = method.choose_roles(exposures, mode)
         given = _GivenKernel(kernel, pair.science_image.bbox, engine.config.kernel.active.spatialBgOrder)
         match: Any = SimpleNamespace(solution=given)
         subtraction = method.subtract(exposures, roles, match, cell=engine.config.backgroundCell)
-        images = engine._assemble(exposures, replace(subtraction, kernel_model=kernel))
+        images = engine.assemble(exposures, replace(subtraction, kernel_model=kernel))
         result = Struct(
             convolvedTemplate=roles.template_convolved,
             whitened=False,
-            templateBackground=engine._scale_template_sky(exposures, roles, match),
+            templateBackground=scale_template_sky(exposures, roles, match, order=given.background_order),
             **images.getDict(),
         )
         self.metadata["convolvedExposure"] = "Template" if roles.template_convolved else "Science"

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ("Exposures", "Roles", "Subtraction", "convolved_noise", "measure_excess")
+__all__ = (
+    "Exposures",
+    "Roles",
+    "Subtraction",
+    "convolved_noise",
+    "measure_excess",
+    "scale_template_sky",
+    "template_scale",
+)
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +20,14 @@ import numpy as np
 
 from ..algorithms.decorrelate.whiten import source_variance
 from ..algorithms.noise import NoiseMap
+from ..algorithms.spatial import chebyshev_coefficients
 from ..algorithms.subtract.prepare import PreparedImage
 
 if TYPE_CHECKING:
     from lsst.images import VisitImage
+    from lsst.images.fields import ChebyshevField
+
+    from ..algorithms.match.match import MatchResult
 
 KernelFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -106,3 +118,37 @@ def convolved_noise(noise: NoiseMap, kernel: KernelFunction) -> NoiseMap:
     x, y = (a.ravel() for a in np.meshgrid(noise.x, noise.y))
     power = (kernel(x, y) ** 2).sum(axis=(1, 2)).reshape(noise.values.shape)
     return NoiseMap(values=noise.values * power, x=noise.x, y=noise.y)
+
+
+def template_scale(roles: Roles, match: MatchResult) -> float:
+    """Return science counts over template counts."""
+    kernel_sum = match.solution.kernel_sum
+    return float(kernel_sum if roles.template_convolved else 1.0 / kernel_sum)
+
+
+def scale_template_sky(
+    exposures: Exposures, roles: Roles, match: MatchResult, *, order: int
+) -> ChebyshevField:
+    """Return the sky of the template on the flux scale of the science image.
+
+    Parameters
+    ----------
+    exposures : `Exposures`
+        What was subtracted.
+    roles : `Roles`
+        Which of the two is convolved.
+    match : `~lsst.twinkles.diffim.algorithms.match.match.MatchResult`
+        Its ``solution`` tells the flux scale.
+    order : `int`
+        Order of the polynomial of the sky.
+
+    Returns
+    -------
+    sky : `lsst.images.fields.ChebyshevField`
+        On the pixels of the science image.
+    """
+    from lsst.images.fields import ChebyshevField
+
+    terms = template_scale(roles, match) * exposures.prepared_template.sky
+    science = exposures.science
+    return ChebyshevField(science.bbox, chebyshev_coefficients(terms, order), unit=science.unit)

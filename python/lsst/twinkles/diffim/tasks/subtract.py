@@ -30,7 +30,7 @@ from ..algorithms.subtract.prepare import PreparedImage, prepare_image
 from ..algorithms.threads import get_num_threads, single_threaded_algebra
 from .alard_lupton import AlardLuptonEngine
 from .difference_image import make_difference_image, make_matched_image, merge_masks
-from .engines import Exposures, Roles, Subtraction
+from .engines import Exposures, Roles, Subtraction, scale_template_sky, template_scale
 from .errors import InsufficientKernelSourcesError, NoKernelCandidatesError, UnusableExposureError
 from .kernel import AlardLuptonKernelConfig, ZogyKernelConfig, make_settings
 from .subtraction_figures import (
@@ -184,7 +184,7 @@ class AlardLuptonSubtractTask(Task):
         UnusableExposureError
             An image has no usable pixel.
         """
-        exposures = self._prepare_pair(science, template)
+        exposures = self.prepare_pair(science, template)
         candidates = self._find_candidates(exposures, sources)
         engine, roles, match = self._choose_match(exposures, candidates)
         self.log.info(
@@ -195,7 +195,7 @@ class AlardLuptonSubtractTask(Task):
             "template" if roles.template_convolved else "science",
         )
         result = engine.subtract(exposures, roles, match, cell=self.config.backgroundCell)
-        images = self._assemble(exposures, result)
+        images = self.assemble(exposures, result)
         self.metadata["convolvedExposure"] = "Template" if result.template_convolved else "Science"
         self._record(exposures, roles, match, images.difference)
         registration = registration_figures(exposures, match, result, images.difference)
@@ -206,7 +206,9 @@ class AlardLuptonSubtractTask(Task):
             convolvedTemplate=result.template_convolved,
             whitened=result.whitened,
             astrometricScatter=registration.get("astrometricScatter", 0.0),
-            templateBackground=self._scale_template_sky(exposures, roles, match),
+            templateBackground=scale_template_sky(
+                exposures, roles, match, order=self.config.kernel.active.spatialBgOrder
+            ),
             **images.getDict(),
         )
 
@@ -241,7 +243,8 @@ class AlardLuptonSubtractTask(Task):
         self.metadata["subtractMethod"] = engine.name
         return engine, roles, match
 
-    def _prepare_pair(self, science: VisitImage, template: VisitImage) -> Exposures:
+    def prepare_pair(self, science: VisitImage, template: VisitImage) -> Exposures:
+        """Fill holes, take out the sky and measure noise and PSF of both exposures, for an engine."""
         pair = {"science": science, "template": template}
         # Models of PSFs are not made for threads; the pixels of the two images are.
         psfs = [sample_psf(exposure.psf, exposure.bbox) for exposure in pair.values()]
@@ -353,8 +356,8 @@ class AlardLuptonSubtractTask(Task):
                 nRequired=error.n_required,
             ) from error
 
-    def _assemble(self, exposures: Exposures, result: Subtraction) -> Struct:
-        """Make the exposures that are returned."""
+    def assemble(self, exposures: Exposures, result: Subtraction) -> Struct:
+        """Make what `run` returns of the pixels that an engine made."""
         from lsst.images.fields import ChebyshevField
 
         science, own_sky = exposures.science, exposures.prepared_science.sky
@@ -395,15 +398,6 @@ class AlardLuptonSubtractTask(Task):
             psfMatchingKernel=result.kernel_model,
             excessVariance=(light / np.float32(unit)) ** 2,
         )
-
-    def _scale_template_sky(self, exposures: Exposures, roles: Roles, match: MatchResult) -> Any:
-        """Return the sky of the template on the flux scale of the science image, a field."""
-        from lsst.images.fields import ChebyshevField
-
-        terms = _template_scale(roles, match) * exposures.prepared_template.sky
-        order = self.config.kernel.active.spatialBgOrder
-        science = exposures.science
-        return ChebyshevField(science.bbox, chebyshev_coefficients(terms, order), unit=science.unit)
 
     def _make_mask(self, exposures: Exposures, result: Subtraction) -> tuple[Mask, np.ndarray]:
         """Merge the masks, with what the convolution does to them; return the light in doubt, too."""
@@ -448,7 +442,7 @@ class AlardLuptonSubtractTask(Task):
         self.metadata["spatialConditionNum"] = min(solution.condition_number, 1e300)
         self.metadata["spatialKernelOrder"] = solution.kernel_order
         self.metadata["nKernelSourcesUsed"] = int(solution.used.sum())
-        scale = _template_scale(roles, match)
+        scale = template_scale(roles, match)
         data = exposures.prepared_science.data, exposures.prepared_template.data
         for name, value in limiting_magnitude(exposures.science, *data, scale).items():
             self.metadata[name] = value
@@ -473,12 +467,6 @@ class AlardLuptonSubtractTask(Task):
             solution.kernel_sum,
             solution.condition_number,
         )
-
-
-def _template_scale(roles: Roles, match: MatchResult) -> float:
-    """Return science counts over template counts."""
-    kernel_sum = match.solution.kernel_sum
-    return float(kernel_sum if roles.template_convolved else 1.0 / kernel_sum)
 
 
 def _as_candidates(sources: Table, science: VisitImage, image: np.ndarray) -> KernelCandidates:

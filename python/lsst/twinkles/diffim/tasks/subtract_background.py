@@ -104,7 +104,7 @@ class SubtractBackgroundTask(Task):
     def _fit(self, image: np.ndarray, bad: np.ndarray, light: np.ndarray | None) -> np.ndarray | None:
         """Return the background of every pixel, `None` if there is too little sky."""
         config, side = self.config, self.config.binSize
-        if config.order is not None:
+        if config.order is not None and min(image.shape) >= side:
             side = min(side, max(_LEAST_SIDE, min(image.shape) // _CELLS_OF_POLYNOMIAL))
         block = max(1, min(_BLOCK, side // 8))
         size = side // block
