@@ -122,14 +122,14 @@ def _find_imported() -> dict[str, str]:
         # Of a namespace each part has a version, what lies below it has none of its own.
         if below and (top != "lsst" or any(name.startswith(f"{known}.") for known in versions)):
             continue
-        # Of its own dictionary: to ask a module that is loaded when it is first used would load it.
-        version = vars(module).get("__version__")
-        if not isinstance(version, str):
-            try:
-                version = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        versions[name] = version
+        version: object = None
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            # Of its own dictionary: to ask a module that is loaded when it is first used would load it.
+            version = vars(module).get("__version__")
+        if isinstance(version, str):
+            versions[name] = version
     return {
         name.removeprefix("lsst.").replace(".", "_") if name.startswith("lsst.") else name: version
         for name, version in versions.items()
