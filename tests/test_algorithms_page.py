@@ -79,7 +79,8 @@ def test_fields_that_are_named_are_there():
     [
         ("gridTolerance", 0.001), ("warpingKernelName", "lanczos3"), ("interpLength", 16),
         ("significantWeight", 0.01), ("backgroundCell", 64), ("spatialBgOrder", 2),
-        ("detectionThreshold", 15.0), ("nStarPerCell", 5), ("sizeCellX", 128), ("modelError", 0.005),
+        ("detectionThreshold", 15.0), ("nStarPerCell", 5), ("nStarSmallImage", 50), ("levelSize", 65),
+        ("sizeCellX", 128), ("modelError", 0.005),
         ("psfPriorStrengths", [100.0, 0.0, 1000.0]), ("spatialKernelOrderMax", 3),
         ("candidateChi2Max", 4.0), ("candidateFluxMax", 4.0), ("alardGaussBeta", 2.0),
         ("alardDegGauss", [4, 2, 2]), ("kernelSizeMin", 21), ("kernelSizeMax", 35),
