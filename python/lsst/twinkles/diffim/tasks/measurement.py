@@ -56,7 +56,7 @@ class MeasurementConfig(Config):
     )
     plugins: Any = measurementPlugins.makeField(
         "What is measured beside position and PSF flux.",
-        default=["pixelFlags", "forcedFluxes", "apertureFlux", "shape", "dipole", "trail"],
+        default=["pixelFlags", "forcedFluxes", "apertureFlux", "shape", "dipole", "trail", "glint"],
         multi=True,
     )
     doForcedMeasurement = Field[bool](
