@@ -128,6 +128,8 @@ class MeasurementTask(Task):
         n_failed = int(inputs.fits.failed.sum())
         self.metadata["nCentroidFailures"] = n_failed
         self.log.info("Measured %d sources, %d without a centroid.", len(table), n_failed)
+        if len(table) and not np.isfinite(table["midpointMjdTai"][0]):
+            self.log.info("The exposure has no date: midpointMjdTai of its sources is NaN.")
         return Struct(diaSources=table)
 
     def _make_inputs(
