@@ -70,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--train", default="1..30", help="seeds to train on (1..30)")
-    parser.add_argument("--test", default="1001..1012", help="seeds of the curve (1001..1012)")
+    parser.add_argument("--test", default="1001..1024", help="seeds of the curve (1001..1024)")
     parser.add_argument("--size", type=int, default=512, help="pixels on a side (512)")
     parser.add_argument("--ridge", type=float, default=3.0, help="penalty on squares of coefficients (3)")
     parser.add_argument(

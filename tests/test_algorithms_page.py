@@ -11,6 +11,11 @@ from lsst.twinkles.diffim.tasks.make_coadd import MakeCoaddTask
 PAGE = (ROOT / "doc" / "algorithms.md").read_text()
 # Names of what tasks return and of columns.
 RESULTS = {
+    "dipoleAngle",
+    "dipoleLength",
+    "dipoleMeanFlux",
+    "dipoleMoment",
+    "errorScale",
     "astrometricScatter",
     "registrationOffset",
     "registrationOffsetMax",
@@ -61,7 +66,7 @@ def defaults():
             *("cosmicray", "maskStreaks", "subtractBackground", "skySources", "assess", "reliability"),
         )
     ]
-    parts += [config.measurement.value.plugins[name] for name in ("dipole", "trail", "apertureFlux")]
+    parts += [config.measurement.value.plugins[name] for name in ("dipole", "trail", "glint", "apertureFlux")]
     return {name: getattr(part, name) for part in parts for name in part._fields}
 
 
@@ -96,6 +101,7 @@ def test_fields_that_are_named_are_there():
         ("maxCentroidShiftFwhm", 1.0), ("blendLinkFwhm", 2.0), ("maxBlendSize", 12), ("minChi2Gain", 25.0),
         ("minSeparationFwhm", 0.4), ("maxSeparationFwhm", 1.5), ("minFluxRatio", 0.1), ("relWeight", 1.0),
         ("minSn", 5.0), ("maxFluxRatio", 0.65), ("maxSeparation", 0.3), ("radius", 12.0),
+        ("minPoints", 5), ("maxDeviation", 2.0), ("maxChance", 1e-3),
         ("mode", "convolveTemplate"),
         ("minSigma", 6.0), ("cond3_fac", 2.5), ("cond3_fac2", 0.6), ("nCrPixelMax", 10000),
         ("streakBinFactor", 4), ("maxStreakWidth", 100.0), ("minLength", 128), ("binSize", 128),

@@ -21,11 +21,10 @@ from lsst.twinkles.diffim.tasks.dia_source_table import OWN_COLUMNS
 
 COOKBOOK = str(HERE.parent / "config" / "diffimconfig.py")
 
-# Columns that other stages add, and one that none does.
+# Columns that other stages add.
 ELSEWHERE = {
     "diaObjectId", "ssObjectId", "ssObjectReassocTimeMjdTai",  # association
     "timeProcessedMjdTai", "timeWithdrawnMjdTai",  # database
-    "glint_trail",  # not looked for: limits of doc/algorithms.md
 }  # fmt: skip
 TYPES = {
     "long": np.int64, "int": np.int32, "short": np.int16, "double": np.float64, "float": np.float32,

@@ -1,5 +1,7 @@
 """The whole task, from two exposures to a difference image and its catalogue."""
 
+from types import SimpleNamespace
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -9,8 +11,13 @@ from small_exposures import make_wcs
 from small_pairs import NJY, SHAPE, away_from, fingerprint, make_pair
 
 from lsst.twinkles.diffim.adapters.masks import bad_pixels
+from lsst.twinkles.diffim.pipeline.ids import DiaSourceIdFactory
 from lsst.twinkles.diffim.simulation.pairs import simulate_pair
-from lsst.twinkles.diffim.tasks.errors import UnsuitableTemplateError, UnusableExposureError
+from lsst.twinkles.diffim.tasks.errors import (
+    TooManySourcesError,
+    UnsuitableTemplateError,
+    UnusableExposureError,
+)
 from lsst.twinkles.diffim.tasks.image_difference import ImageDifferenceConfig, ImageDifferenceTask
 from lsst.twinkles.diffim.tasks.scale_variance import ScaleVarianceTask
 
@@ -164,6 +171,16 @@ def test_identifiers_start_where_they_are_told(factory, first):
     pair = make_pair(n_transients=6)
     table = make_task().run(pair.science, pair.template, idFactory=factory).diaSources
     np.testing.assert_array_equal(table["diaSourceId"], first + np.arange(len(table)))
+
+
+def test_more_sources_than_identifiers_are_an_error():
+    pair = make_pair(n_transients=6)
+    factory = DiaSourceIdFactory(1, 2)
+    few = SimpleNamespace(max_sources=3)
+    with pytest.raises(TooManySourcesError, match=r"detections, and identifiers for 3 .*thresholdValue"):
+        make_task().run(pair.science, pair.template, idFactory=few)
+    table = make_task().run(pair.science, pair.template, idFactory=factory).diaSources
+    np.testing.assert_array_equal(table["diaSourceId"], factory.make(len(table)))
 
 
 def test_stages_can_be_left_out():

@@ -11,6 +11,7 @@ from astropy.table import Column, Table
 
 from ..adapters.metadata import visit_number
 from ..algorithms.measure.psf_fit import ForcedFluxes
+from .dia_source_table import exposure_times
 from .spatially_sampled_metrics import calibration
 
 if TYPE_CHECKING:
@@ -80,10 +81,7 @@ def _known_values(
     if len(x):
         sky = difference.sky_projection.pixel_to_sky(x=x, y=y)
         values |= {"ra": sky.ra.deg, "dec": sky.dec.deg}
-    if info.datetime_begin is not None and info.datetime_end is not None:
-        values["midpointMjdTai"] = 0.5 * (info.datetime_begin.tai.mjd + info.datetime_end.tai.mjd)
-    if info.exposure_time is not None:
-        values["exposureTime"] = float(info.exposure_time.to_value("s"))
+    values["midpointMjdTai"], values["exposureTime"] = exposure_times(info)
     return values
 
 

@@ -13,6 +13,7 @@ __all__ = (
     "InsufficientKernelSourcesError",
     "NoKernelCandidatesError",
     "RegistrationFailedError",
+    "TooManySourcesError",
     "UnsuitableTemplateError",
     "UnusableExposureError",
 )
@@ -63,6 +64,10 @@ class UnusableExposureError(ImageDifferenceError):
 
 class UnsuitableTemplateError(ImageDifferenceError):
     """The template cannot serve for this science exposure."""
+
+
+class TooManySourcesError(ImageDifferenceError):
+    """There are more sources than identifiers."""
 
 
 class RegistrationFailedError(ImageDifferenceError):

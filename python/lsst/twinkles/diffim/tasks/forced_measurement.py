@@ -10,36 +10,21 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Column, Table
 
-from lsst.pex.config import Config, ListField, RangeField
 from lsst.pipe.base import Struct, Task
 from lsst.utils.timer import timeMethod
 
 from ..adapters.metadata import visit_number
-from ..adapters.psfs import psf_fwhm
 from ..algorithms.measure.psf_fit import measure_forced_fluxes
 from .dia_source_table import calibration_at, exposure_times
 from .plugins.base import MeasuredImage
-from .weighted_pixels import weigh_direct_images, weigh_exposure
+from .weighted_pixels import WeightedPixelsConfig, fitted_square, weigh_images
 
 if TYPE_CHECKING:
     from lsst.images import DifferenceImage, VisitImage
 
 
-class ForcedMeasurementConfig(Config):
+class ForcedMeasurementConfig(WeightedPixelsConfig):
     """Configuration of `ForcedMeasurementTask`."""
-
-    badMaskPlanes = ListField[str](
-        doc="Pixels that get no weight.", default=["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"]
-    )
-    fitRadiusFwhm = RangeField[float](
-        doc="Half side of the fitted squares over the FWHM of the PSF.", default=2.5, min=1.0
-    )
-    skyCell = RangeField[int](
-        doc="Side in pixels of the cells whose medians give the sky of the direct images.",
-        default=128,
-        min=16,
-    )
-    skyOrder = RangeField[int](doc="Order of the polynomial through them.", default=2, min=0)
 
 
 class ForcedMeasurementTask(Task):
@@ -90,22 +75,13 @@ class ForcedMeasurementTask(Task):
         inside = (x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)
         table = positions.copy()
         _add_identity(table, difference, x, y)
-        images = (
-            weigh_exposure(difference, self.config.badMaskPlanes),
-            *weigh_direct_images(
-                difference,
-                science,
-                matchedTemplate,
-                self.config.badMaskPlanes,
-                sky_cell=self.config.skyCell,
-                sky_order=self.config.skyOrder,
-            ),
-        )
+        images = weigh_images(self.config, difference, (science, matchedTemplate))
         scale, unit = calibration_at(difference, np.where(inside, x, 0.0), np.where(inside, y, 0.0))
-        half = int(np.ceil(self.config.fitRadiusFwhm * psf_fwhm(images[0].psf)))
+        _, half = fitted_square(self.config, images[0])
         for name, pixels, factor in zip(
             ("psf", "science", "template"), images, (errorScale, 1.0, 1.0), strict=True
         ):
+            assert pixels is not None, "all three were asked for"
             flux, error = _measure(pixels, x, y, inside, half)
             text = {"psf": "difference", "science": "science image", "template": "matched template"}[name]
             table[f"{name}Flux"] = Column(flux * scale, unit=unit, description=f"PSF flux on the {text}")

@@ -29,7 +29,7 @@ from .deblend import DeblendTask
 from .decorrelate import DecorrelateTask
 from .detection import DetectionTask
 from .difference_quality import DifferenceQualityConfig, DifferenceQualityTask
-from .errors import UnsuitableTemplateError
+from .errors import TooManySourcesError, UnsuitableTemplateError
 from .final_whitening import FinalWhiteningTask
 from .forced_measurement import ForcedMeasurementTask
 from .get_template import GetCalexpAsTemplateTask, restore_background
@@ -453,6 +453,7 @@ class ImageDifferenceTask(DifferenceQualityTask):
         scale = getattr(detected, "scoreNoise", 1.0)
         if not self.config.doMeasurement:
             return detected.score, sources, scale
+        _check_number(len(sources), idFactory)
         first = idFactory() if callable(idFactory) else idFactory
         first = 1 if first is None else int(first)
         measured = self.measurement.run(
@@ -466,6 +467,18 @@ class ImageDifferenceTask(DifferenceQualityTask):
         self.metadata["nDiaSources"] = len(measured.diaSources)
         sources = self.score_reliability(measured.diaSources, difference, science, subtracted.matchedTemplate)
         return detected.score, self.add_sky_sources(sources, difference, scale, first), scale
+
+
+def _check_number(number: int, id_factory: Any) -> None:
+    """Raise if an image has more sources than there are identifiers for it, where that is known."""
+    most = getattr(id_factory, "max_sources", None)
+    if most is not None and number > most:
+        raise TooManySourcesError(
+            f"There are {number} detections, and identifiers for {most} in an image; raise "
+            "detection.thresholdValue, or find out why so much is left in the difference.",
+            nDetections=number,
+            maxSources=most,
+        )
 
 
 def _astrometric_noise(subtracted: Struct) -> dict[str, Any]:

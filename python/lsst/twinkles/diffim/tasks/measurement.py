@@ -10,31 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.table import Table
 
-from lsst.pex.config import Config, Field, ListField, RangeField
+from lsst.pex.config import Field, RangeField
 from lsst.pipe.base import Struct, Task
 from lsst.utils.timer import timeMethod
 
-from ..adapters.psfs import psf_fwhm
 from ..algorithms.measure.psf_fit import PsfFits, fit_point_sources, subtract_sources
 from ..algorithms.measure.spline_psf import SplinePsf
 from .dia_source_table import flux_calibration, make_dia_source_table, sky_jacobian
 from .plugins import MeasurementInputs, MeasurementPlugin, measurementPlugins
 from .plugins.base import MeasuredImage
-from .weighted_pixels import weigh_direct_images, weigh_exposure
+from .weighted_pixels import WeightedPixelsConfig, fitted_square, weigh_images
 
 if TYPE_CHECKING:
     from lsst.images import Box, DifferenceImage, VisitImage
 
 
-class MeasurementConfig(Config):
+class MeasurementConfig(WeightedPixelsConfig):
     """Configuration of `MeasurementTask`."""
 
-    badMaskPlanes = ListField[str](
-        doc="Pixels that get no weight.", default=["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"]
-    )
-    fitRadiusFwhm = RangeField[float](
-        doc="Half side of the fitted squares over the FWHM of the PSF.", default=2.5, min=1.0
-    )
     maxCentroidShiftFwhm = RangeField[float](
         doc="Farthest a centroid may lie from its peak, in FWHM; beyond it the peak's position stays.",
         default=1.0,
@@ -56,7 +49,7 @@ class MeasurementConfig(Config):
     )
     plugins: Any = measurementPlugins.makeField(
         "What is measured beside position and PSF flux.",
-        default=["pixelFlags", "forcedFluxes", "apertureFlux", "shape", "dipole", "trail"],
+        default=["pixelFlags", "forcedFluxes", "apertureFlux", "shape", "dipole", "trail", "glint"],
         multi=True,
     )
     doForcedMeasurement = Field[bool](
@@ -71,12 +64,6 @@ class MeasurementConfig(Config):
         doc="Apply aperture corrections? If not, doApCorr of the plug-in apertureFlux does not count.",
         default=True,
     )
-    skyCell = RangeField[int](
-        doc="Side in pixels of the cells whose medians give the sky of these two; smaller on small images.",
-        default=128,
-        min=16,
-    )
-    skyOrder = RangeField[int](doc="Order of the polynomial through them.", default=2, min=0)
 
 
 class MeasurementTask(Task):
@@ -128,6 +115,8 @@ class MeasurementTask(Task):
         n_failed = int(inputs.fits.failed.sum())
         self.metadata["nCentroidFailures"] = n_failed
         self.log.info("Measured %d sources, %d without a centroid.", len(table), n_failed)
+        if len(table) and not np.isfinite(table["midpointMjdTai"][0]):
+            self.log.info("The exposure has no date: midpointMjdTai of its sources is NaN.")
         return Struct(diaSources=table)
 
     def _make_inputs(
@@ -139,16 +128,8 @@ class MeasurementTask(Task):
     ) -> MeasurementInputs:
         """Fit positions and fluxes, and put together what plug-ins work on."""
         config = self.config
-        pixels = weigh_exposure(difference, config.badMaskPlanes)
-        science, template = (
-            weigh_direct_images(
-                difference, *direct, config.badMaskPlanes, sky_cell=config.skyCell, sky_order=config.skyOrder
-            )
-            if direct is not None
-            else (None, None)
-        )
-        fwhm = psf_fwhm(pixels.psf)
-        half = int(np.ceil(config.fitRadiusFwhm * fwhm))
+        pixels, science, template = weigh_images(config, difference, direct)
+        fwhm, half = fitted_square(config, pixels)
         fits = self._fit(pixels, sources, difference.bbox, fwhm, half).scaled(error_scale)
         if config.doCorrectBias:
             fits = fits.corrected()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("weigh_direct_images", "weigh_exposure")
+__all__ = ("WeightedPixelsConfig", "fitted_square", "weigh_direct_images", "weigh_exposure", "weigh_images")
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lsst.pex.config import Config, ListField, RangeField
+
 from ..adapters.kernels import evaluate_kernel
 from ..adapters.masks import bad_pixels
-from ..adapters.psfs import sample_psf
+from ..adapters.psfs import psf_fwhm, sample_psf
 from ..algorithms.fourier import half_plane_weights, transform_stamps
 from ..algorithms.in_threads import run_in_threads
 from ..algorithms.noise import fit_sky
@@ -27,6 +29,53 @@ if TYPE_CHECKING:
 
 # Nodes along each axis at which PSFs are sampled.
 _NODES = 4
+
+
+class WeightedPixelsConfig(Config):
+    """What tasks that measure have in common: which pixels they look at."""
+
+    badMaskPlanes = ListField[str](
+        doc="Pixels that get no weight.", default=["NO_DATA", "BAD", "SAT", "SAT_TEMPLATE"]
+    )
+    fitRadiusFwhm = RangeField[float](
+        doc="Half side of the fitted squares over the FWHM of the PSF.", default=2.5, min=1.0
+    )
+    skyCell = RangeField[int](
+        doc="Side in pixels of the cells whose medians give the sky of the direct images; smaller on small "
+        "images.",
+        default=128,
+        min=16,
+    )
+    skyOrder = RangeField[int](doc="Order of the polynomial through them.", default=2, min=0)
+
+
+def weigh_images(
+    config: WeightedPixelsConfig, difference: DifferenceImage, direct: tuple[VisitImage, VisitImage] | None
+) -> tuple[MeasuredImage, MeasuredImage | None, MeasuredImage | None]:
+    """Return pixels and weights of a difference and, if given, of science image and matched template.
+
+    Parameters
+    ----------
+    config : `WeightedPixelsConfig`
+        Which pixels count.
+    difference : `lsst.images.DifferenceImage`
+        Difference; not modified.
+    direct : 2-tuple of `lsst.images.VisitImage` or `None`
+        What was subtracted from what; not modified.
+    """
+    pixels = weigh_exposure(difference, config.badMaskPlanes)
+    if direct is None:
+        return pixels, None, None
+    science, template = weigh_direct_images(
+        difference, *direct, config.badMaskPlanes, sky_cell=config.skyCell, sky_order=config.skyOrder
+    )
+    return pixels, science, template
+
+
+def fitted_square(config: WeightedPixelsConfig, pixels: MeasuredImage) -> tuple[float, int]:
+    """Return the FWHM of the PSF and the half side of the squares that are fitted, pixels."""
+    fwhm = psf_fwhm(pixels.psf)
+    return fwhm, int(np.ceil(config.fitRadiusFwhm * fwhm))
 
 
 def weigh_exposure(exposure: VisitImage, planes: Iterable[str]) -> MeasuredImage:

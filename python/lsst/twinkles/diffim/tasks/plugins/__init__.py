@@ -12,11 +12,12 @@ __all__ = (
     "aperture_flux",
     "dipole",
     "forced_fluxes",
+    "glint",
     "measurementPlugins",
     "pixel_flags",
     "shape",
     "trail",
 )
 
-from . import aperture_flux, dipole, forced_fluxes, pixel_flags, shape, trail
+from . import aperture_flux, dipole, forced_fluxes, glint, pixel_flags, shape, trail
 from .base import MeasurementInputs, MeasurementPlugin, MeasurementPluginConfig, measurementPlugins
