@@ -329,3 +329,15 @@ def test_nothing_finite(tmp_path):
     path = write(tmp_path / "a.fits", fits.PrimaryHDU(np.full(SHAPE, np.nan)))
     with pytest.raises(UnreadableExposureError, match="none of its pixels is finite"):
         read_plain_fits(path)
+
+
+def test_cards_that_cannot_be_parsed_are_left_out_and_named(tmp_path):
+    path = tmp_path / "damaged.fits"
+    header = fits.Header({"FILTER": "r", "GAIN": 1.5})
+    fits.PrimaryHDU(np.ones((8, 9), "f4"), header=header).writeto(path)
+    path.write_bytes(path.read_bytes().replace(b"FILTER  = 'r       '", b"FILTER  = '\0       '"))
+
+    plain = read_plain_fits(path)
+
+    assert "FILTER" not in plain.header and plain.header["GAIN"] == 1.5
+    assert plain.notes["header"] == "cards of the header that cannot be read are left out: FILTER"

@@ -17,6 +17,7 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 
@@ -111,12 +112,15 @@ def read_plain_fits(
     with open_fits(path) as hdus:
         index = _find_image(hdus, path, hdu, notes)
         image = _read_plane(hdus, index, path).astype(np.float32, copy=False)
+        damaged = [name for hdu in hdus for name in _drop_unreadable(hdu.header)]
         header = _merge_headers(hdus, index)
         planes = _read_mask(hdus, path, image.shape, mask_planes, notes)
         variance = _read_variance(hdus, path, image.shape)
         psf = _read_psf(hdus, path)
     if not np.isfinite(image).any():
         raise UnreadableExposureError(path, "none of its pixels is finite", "Give an image with data in it")
+    if damaged:
+        notes["header"] = f"cards of the header that cannot be read are left out: {', '.join(damaged)}"
     unit, guessed = find_unit(header)
     if guessed:
         notes["unit"] = guessed
@@ -174,6 +178,7 @@ def _read_plane(hdus: fits.HDUList, index: int, path: str | Path) -> np.ndarray:
 
 
 def _merge_headers(hdus: fits.HDUList, index: int) -> fits.Header:
+    """Return the header of an HDU and what the primary one says more."""
     header = hdus[index].header.copy()
     structural = {"SIMPLE", "XTENSION", "BITPIX", "EXTEND", "PCOUNT", "GCOUNT", "COMMENT", "HISTORY", ""}
     for card in hdus[0].header.cards if index else ():
@@ -184,6 +189,18 @@ def _merge_headers(hdus: fits.HDUList, index: int) -> fits.Header:
         ):
             header.append(card)
     return header
+
+
+def _drop_unreadable(header: fits.Header) -> list[str]:
+    """Take cards out of a header that raise when somebody asks for them; return their names."""
+    dropped = []
+    for number in reversed(range(len(header))):
+        try:
+            header[number]
+        except VerifyError:
+            dropped.append(header.cards[number].keyword)
+            del header[number]
+    return dropped[::-1]
 
 
 def _find_named(hdus: fits.HDUList, names: tuple[str, ...]) -> int | None:
