@@ -242,11 +242,14 @@ def score_own_pairs(args: argparse.Namespace) -> Any:
                 masked=masked,
                 psf=PsfGrid.constant(stamp),
             )
-            yield Row("own", case, seed, ORACLE, dataclasses.asdict(oracle))
+            score = dataclasses.asdict(oracle)
+            transients = score.pop("transients")
+            yield Row("own", case, seed, ORACLE, score, transients)
             done = subtract(args, pair.science, pair.template)
             score = dataclasses.asdict(score_difference(pair, psf=done.psf, **done.arrays))
             catalogue = score_catalogue(done.sources, pair.truth, done.arrays["masked"])
-            yield Row("own", case, seed, OURS, score | catalogue | done.times)
+            transients = score.pop("transients")
+            yield Row("own", case, seed, OURS, score | catalogue | done.times, transients)
 
 
 def score_shared_pairs(args: argparse.Namespace) -> Any:
@@ -298,8 +301,8 @@ def format_rows(rows: list[Row], size: str) -> str:
                     _line(case, code, dict(zip(PEER_COLUMNS, values, strict=True)))
                     for code, values in PEERS.get(case, {}).items()
                 ]
-        lines.append("")
-    return "\n".join([*lines, *_pooled_fluxes(rows)]).rstrip()
+        lines += ["", *_pooled_fluxes(mine), ""]
+    return "\n".join(lines).rstrip()
 
 
 def _pooled_fluxes(rows: list[Row]) -> list[str]:

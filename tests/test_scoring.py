@@ -44,6 +44,10 @@ def test_the_best_difference_has_the_best_scores(pair, best):
     assert result.n_transients >= 10 and abs(result.bias) < 4.0
     assert 0.4 < result.scatter < 1.6 and 0.4 < result.pull < 1.6
     assert result.completeness >= 0.9 and result.false <= 1 and result.masked == 0.0
+    measured, true, error = np.transpose(result.transients)
+    assert len(true) == np.count_nonzero(pair.truth["kind"] == "transient")
+    pulls = ((measured - true) / error)[np.isfinite(measured)]
+    assert abs(pulls.mean()) < 4 / np.sqrt(len(pulls)) and np.abs(pulls).max() < 5
 
 
 def test_variance_of_the_best_difference_is_that_of_its_noise(pair):

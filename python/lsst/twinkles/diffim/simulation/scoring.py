@@ -53,6 +53,8 @@ class DifferenceScore:
         Percent of the pixels that the inputs had and the difference masks (0).
     n_transients, n_stars : `int`
         How many went into these figures.
+    transients : `list` [`tuple`]
+        Measured flux (NaN for none), true flux within the PSF stamps and best possible error of each.
     """
 
     sigma: float
@@ -69,6 +71,7 @@ class DifferenceScore:
     masked: float
     n_transients: int
     n_stars: int
+    transients: list[tuple[float, float, float]]
 
 
 def score_difference(
@@ -186,6 +189,9 @@ def _photometry(
         scatter=robust_scatter(((flux - true) / np.asarray(truth["flux_error"]))[measured]),
         pull=robust_scatter(((flux - true) / error)[measured]),
         n_transients=int(np.count_nonzero(measured)),
+        transients=list(
+            zip(flux.tolist(), true.tolist(), np.asarray(truth["flux_error"]).tolist(), strict=True)
+        ),
     )
     bright_stars = pair.stars[np.asarray(pair.stars["flux"]) > 50 * np.median(truth["flux_error"])]
     flux, error = _fluxes(values, errors2, psf, x=bright_stars["x"], y=bright_stars["y"])
