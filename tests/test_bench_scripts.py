@@ -288,20 +288,6 @@ def test_stars_that_moved_are_called_dipoles_and_transients_are_not(script, kern
 
 
 @pytest.mark.slow
-def test_separations_of_dipoles_within_their_errors(script):
-    """Stars of a known displacement in both images, subtracted and measured."""
-    dipoles = script("pulls").measure_dipoles(5, 1024, "zogy")
-    assert np.mean(dipoles["snr"] > 5) > 0.5
-    for name in ("along", "across"):
-        values = dipoles[name][np.isfinite(dipoles[name]) & (dipoles["snr"] > 5)]
-        n = len(values)
-        assert n > 100
-        assert abs(values.mean()) < 0.05 + 4 / np.sqrt(n)
-        # Errors may be too large by a tenth: the photon noise of dipoles is less correlated than of sources.
-        assert 0.87 - 4 / np.sqrt(2 * n) < values.std() < 1.05 + 4 / np.sqrt(2 * n)
-
-
-@pytest.mark.slow
 def test_catalogue_is_that_of_the_ideal_matched_filter(script):
     completeness = script("completeness")
     counts = np.sum([completeness.count_pair(case, 5, 1024, "zogy") for case in ("std", "rev", "eq")], axis=0)
