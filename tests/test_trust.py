@@ -6,7 +6,7 @@ import sys
 import pytest
 from command_runs import repository
 from lsst.pex.config import Config, Field
-from repositories import NOBODY
+from repositories import NOBODY, leaky_butler
 
 from lsst.twinkles.diffim.cli import trust
 from lsst.twinkles.diffim.cli.gen2_parser import Gen2ArgumentParser
@@ -158,12 +158,99 @@ def test_a_pipeline_whose_files_load_others(override, tmp_path, capsys):
     outer.write_text(f"config.load({str(override)!r})\n")
     override.chmod(0o646)
     pipeline = tmp_path / "pipeline.yaml"
-    task = "lsst.twinkles.diffim.pipeline.image_difference.ImageDifferencePipelineTask"
-    pipeline.write_text(f"description: x\ntasks:\n  imageDifference:\n    class: {task}\n")
+    pipeline.write_text(f"description: x\ntasks:\n  imageDifference:\n    class: {TASK}\n")
     words = ["-b", str(repository()), "-i", "TwinklesCam/defaults", "-o", "u/out", "-p", str(pipeline)]
     assert run_pipeline([*words, "-C", f"imageDifference:{outer}"]) == 2
     assert "may be written to by everybody" in capsys.readouterr().err
     assert not (tmp_path / "executed").exists()
+
+
+TASK = "lsst.twinkles.diffim.pipeline.image_difference.ImageDifferencePipelineTask"
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """A pipeline in a directory of its own, of which a block is executed."""
+    folder = tmp_path / "pipelines"
+    folder.mkdir(mode=0o755)
+    file = folder / "mine.yaml"
+    write_pipeline(file, f"python: |\n        open({str(tmp_path / 'executed')!r}, 'w').close()")
+    return file
+
+
+def write_pipeline(path, block):
+    path.write_text(
+        f"description: x\ntasks:\n  imageDifference:\n    class: {TASK}\n    config:\n      {block}\n"
+    )
+    path.chmod(0o644)
+
+
+def show_pipeline(path, *more):
+    """Run the command as far as the configuration of the task."""
+    words = ["-b", str(repository()), "-i", "TwinklesCam/defaults", "-o", "u/out", "-p", str(path)]
+    with leaky_butler():  # the middleware leaves closing to the end of the process
+        return run_pipeline([*words, "--show", "config", "-c", "imageDifference:templateVisit=250", *more])
+
+
+@needs_root
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_pipeline_that_others_may_have_written(pipeline, tmp_path, capsys, imported):
+    given = pipeline
+    if imported:
+        given = tmp_path / "outer.yaml"
+        given.write_text(f"description: x\nimports:\n  - location: {pipeline}\n")
+    assert show_pipeline(f"{given}#imageDifference") == 0
+    assert (tmp_path / "executed").exists()
+    (tmp_path / "executed").unlink()
+    os.chown(pipeline, NOBODY, 0)
+    assert show_pipeline(given) == 2
+    said = capsys.readouterr().err
+    assert f"{pipeline} would be executed with the rights of root" in said
+    assert f"belongs to user {NOBODY}" in said and "--trust-config" in said
+    assert not (tmp_path / "executed").exists()
+    assert show_pipeline(given, "--trust-config") == 0
+    assert (tmp_path / "executed").exists()
+
+
+@needs_root
+def test_a_file_that_a_pipeline_names(pipeline, override, tmp_path, capsys):
+    override.write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\n")
+    write_pipeline(pipeline, f"file: {override}")
+    assert show_pipeline(pipeline) == 0
+    (tmp_path / "executed").unlink()
+    override.chmod(0o646)
+    assert show_pipeline(pipeline) == 2
+    assert "mine.py may be written to by everybody" in capsys.readouterr().err
+    # By a URI on the command line, too.
+    write_pipeline(pipeline, "doDecorrelation: false")
+    assert show_pipeline(pipeline, "-C", f"imageDifference:file://{override}") == 2
+    assert "mine.py may be written to by everybody" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()
+
+
+@needs_root
+def test_a_stored_graph_and_what_is_on_no_file_system(tmp_path, capsys):
+    graph = tmp_path / "graph.qg"
+    graph.write_bytes(b"")
+    os.chown(graph, NOBODY, 0)
+    words = ["-b", str(repository()), "-i", "in", "-o", "out"]
+    assert run_pipeline([*words, "-g", str(graph)]) == 2
+    assert f"belongs to user {NOBODY}" in capsys.readouterr().err
+    assert run_pipeline([*words, "-p", "http://localhost/mine.yaml"]) == 2
+    assert "not a file on this machine" in capsys.readouterr().err
+
+
+@needs_root
+def test_pipelines_of_the_package_are_trusted_and_the_guard_ends(pipeline):
+    from lsst.pipe.base.pipelineIR import PipelineIR
+
+    pipeline.chmod(0o646)
+    with trust.guard_pipelines(trust=False):
+        place = "resource://lsst.twinkles.diffim/data/pipelines/TwinklesImageDifference.yaml"
+        assert PipelineIR.from_uri(place).tasks
+        with pytest.raises(trust.UntrustedFileError):
+            PipelineIR.from_uri(str(pipeline))
+    assert PipelineIR.from_uri(str(pipeline)).tasks
 
 
 @pytest.fixture

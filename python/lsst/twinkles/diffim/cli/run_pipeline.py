@@ -158,19 +158,19 @@ def _refuse_what_workers_cannot(kwargs: dict[str, Any]) -> None:
 
 
 def _refuse_foreign_files(kwargs: dict[str, Any]) -> None:
-    """Refuse configuration files, and the module of --debug, that root should not execute."""
+    """Refuse configuration files, a stored graph, and the module of --debug, that root should not execute."""
     import click
 
-    from .trust import UntrustedFileError, find_module_file, require_trust
+    from .trust import UntrustedFileError, find_module_file, require_trust_of_uri
 
     files = [action.value for action in kwargs["pipeline_actions"] if action.action == "configfile"]
+    if kwargs["qgraph"]:  # holds the configurations of its tasks, as Python
+        files.append(kwargs["qgraph"])
     if kwargs["debug"] and (module := find_module_file("debug")):
         files.append(module)
     for file in files:
-        if "://" in str(file):
-            continue  # looked at when it is loaded
         try:
-            require_trust(file)
+            require_trust_of_uri(file)
         except UntrustedFileError as error:
             raise click.UsageError(str(error)) from error
         except OSError as error:
@@ -183,10 +183,10 @@ def _build_graph(kwargs: dict[str, Any], show: Any, *, trust: bool) -> Predicted
 
     from lsst.ctrl.mpexec.cli import script
 
-    from .trust import UntrustedFileError, guard_loads
+    from .trust import UntrustedFileError, guard_pipelines
 
     try:
-        with guard_loads(trust=trust):
+        with guard_pipelines(trust=trust):
             pipeline = script.build(**kwargs, show=show)
             if show.handled and not show.unhandled:
                 return None

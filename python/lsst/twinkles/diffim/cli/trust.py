@@ -7,8 +7,10 @@ __all__ = (
     "find_module_file",
     "find_reason_for_distrust",
     "guard_loads",
+    "guard_pipelines",
     "import_trusted",
     "require_trust",
+    "require_trust_of_uri",
 )
 
 import importlib
@@ -43,6 +45,32 @@ def require_trust(path: str | Path) -> None:
         )
 
 
+def require_trust_of_uri(uri: Any) -> None:
+    """Raise `UntrustedFileError` if root must not execute what is at a place that is given as a URI.
+
+    Parameters
+    ----------
+    uri : convertible to `~lsst.resources.ResourcePath`
+        The place. Files within installed packages (``resource``) are trusted
+        as the modules beside them are; of what is on no file system, nobody
+        can tell who wrote it, so that it never is.
+    """
+    from lsst.resources import ResourcePath
+
+    if os.geteuid() != _ROOT:
+        return
+    resource = ResourcePath(uri, forceDirectory=False)
+    if resource.scheme == "resource":
+        return
+    if resource.scheme not in ("", "file", "eups"):
+        raise UntrustedFileError(
+            f"{resource} would be executed with the rights of root, but it is not a file on this machine; "
+            "copy it, read it, and name the copy, or give --trust-config if you know what is in it"
+        )
+    with resource.as_local() as local:
+        require_trust(local.ospath)
+
+
 @contextmanager
 def guard_loads(*, trust: bool) -> Iterator[None]:
     """Have every file that a configuration loads looked at first, also those that such a file loads itself.
@@ -58,16 +86,52 @@ def guard_loads(*, trust: bool) -> Iterator[None]:
 
     def guarded(self: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
         resource, _ = self._filename_to_resource(filename)
-        # Files within installed packages ("resource") are trusted as their modules are.
-        if resource is not None and resource.scheme in ("file", "eups"):
-            with resource.as_local() as local:
-                require_trust(local.ospath)
+        if resource is not None:
+            require_trust_of_uri(resource)
         return load(self, filename, *args, **kwargs)
 
     if trust or os.geteuid() != _ROOT:
         yield
         return
     with mock.patch.object(Config, "load", guarded):
+        yield
+
+
+@contextmanager
+def guard_pipelines(*, trust: bool) -> Iterator[None]:
+    """Have every file looked at that a pipeline is read from, that it imports, or that configures its tasks.
+
+    Pipelines are code as well: their ``python:`` blocks and contracts are
+    executed, and their ``class:`` says what is imported.
+
+    Parameters
+    ----------
+    trust : `bool`
+        Not if this is set.
+    """
+    from lsst.pipe.base.configOverrides import ConfigOverrides
+    from lsst.pipe.base.pipelineIR import PipelineIR
+
+    read_pipeline = PipelineIR.from_uri
+    add_file = ConfigOverrides.addFileOverride
+
+    def guarded_pipeline(cls: type, uri: Any) -> Any:
+        require_trust_of_uri(uri)
+        return read_pipeline(uri)
+
+    def guarded_file(self: Any, filename: Any) -> None:
+        # These are read otherwise than by Config.load.
+        require_trust_of_uri(filename)
+        add_file(self, filename)
+
+    if trust or os.geteuid() != _ROOT:
+        yield
+        return
+    with (
+        guard_loads(trust=trust),
+        mock.patch.object(PipelineIR, "from_uri", classmethod(guarded_pipeline)),
+        mock.patch.object(ConfigOverrides, "addFileOverride", guarded_file),
+    ):
         yield
 
 
