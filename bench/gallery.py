@@ -49,7 +49,8 @@ images, registered, but without WCS, mask, variance or zero point, with dark col
 a background that is not flat. All that is missing is made from the pixels: the mask finds the rim that
 the registration filled and interpolated, the saturated stars by the level at which they pile up, and hot
 pixels and cosmic rays because they are sharper than the PSF; the gain follows from sky over scatter; the
-PSF from the stars.""",
+PSF from the stars. What is detected nevertheless: specks a little too wide for that, cores of bright stars,
+stars beside the rim.""",
     ),
     Pair(
         "decam-null",
@@ -70,7 +71,7 @@ a galaxy's core was there in the template only, and the stars have moved: each l
 direction, as it does in the difference that SFFT makes of the same stacks. The pixels of these stacks are
 correlated, as those of all images that were resampled or smoothed, which is measured on blank sky and
 undone. The noise of such stacks has tails: its core is as wide as the variance plane says, within a
-percent, and its standard deviation larger.""",
+percent, its standard deviation larger, and so the scatter of fluxes, which are sums of many pixels.""",
     ),
 )
 
