@@ -171,6 +171,22 @@ def test_unnamed_mask_bits(tmp_path):
     assert "without names" in plain.notes["mask"]
 
 
+@pytest.mark.parametrize("name", ["MASK", "PSFPOS"])
+@pytest.mark.parametrize(
+    "card", ["XTENSION= 'OTHER   '", "XTENSION= \0IMAGE   '", "BITPIX  = 'IMAGE   '", "XTENSION= -1"]
+)
+def test_extension_whose_first_card_is_damaged_is_refused(tmp_path, name, card):
+    planes = {"MASK": np.zeros(SHAPE, "i4"), "PSFGRID": gaussian(2.0)[None], "PSFPOS": np.zeros((1, 2))}
+    hdus = [fits.ImageHDU(array, name=key) for key, array in planes.items()]
+    path = write(tmp_path / "a.fits", fits.PrimaryHDU(TRUTH), *hdus)
+    data = bytearray(path.read_bytes())
+    start = data.rindex(b"XTENSION", 0, data.index(name.encode()))
+    data[start : start + 80] = card.ljust(80).encode()
+    path.write_bytes(data)
+    with pytest.raises(UnreadableExposureError, match=r"its header is damaged|columns of PSFPOS are \[\]"):
+        read_plain_fits(path)
+
+
 # PSF -------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("UnreadableExposureError", "is_lsst_images_file", "open_fits", "read_array")
+__all__ = ("UnreadableExposureError", "has_pixels", "is_lsst_images_file", "open_fits", "read_array")
 
 import bz2
 import gzip
@@ -114,6 +114,18 @@ _BLOCK = 2880
 _AGAIN = "It may be cut short or damaged: fetch or write the file again"
 
 
+def has_pixels(hdu: Any) -> bool:
+    """Tell whether an HDU is an image that can be asked for its shape.
+
+    What a damaged header describes may be taken by astropy for an HDU of a
+    general kind, of which neither need be true.
+    """
+    try:
+        return bool(hdu.is_image) and isinstance(getattr(hdu, "shape", None), tuple)
+    except VerifyError:  # the card that tells cannot be parsed
+        return False
+
+
 def read_array(hdus: fits.HDUList, index: int, path: str | Path) -> np.ndarray:
     """Read the pixels of one HDU, scaled, in the byte order of the machine.
 
@@ -137,6 +149,8 @@ def read_array(hdus: fits.HDUList, index: int, path: str | Path) -> np.ndarray:
         If the pixels are not all there or cannot be decoded.
     """
     hdu = hdus[index]
+    if not has_pixels(hdu):
+        raise UnreadableExposureError(path, f"HDU {index} is no image, or its header is damaged", _AGAIN)
     _check_complete(hdu, index, path)
     try:
         data = np.asarray(hdu.data)
@@ -188,7 +202,7 @@ def _check_complete(hdu: Any, index: int, path: str | Path) -> None:
     info = hdu.fileinfo()
     if Path(path).suffix in (".gz", ".bz2", ".xz") or info is None or isinstance(hdu, fits.CompImageHDU):
         return
-    needed = abs(hdu.header["BITPIX"]) // 8 * int(np.prod(hdu.shape, dtype=np.int64))
+    needed = abs(_find_number(hdu.header, "BITPIX")) // 8 * int(np.prod(hdu.shape, dtype=np.int64))
     there = Path(path).stat().st_size - info["datLoc"]
     if there < needed:
         raise UnreadableExposureError(

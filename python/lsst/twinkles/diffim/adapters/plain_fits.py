@@ -22,7 +22,7 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 
 from ..algorithms.psf_grid import PsfGrid
-from .fits_files import UnreadableExposureError, open_fits, read_array
+from .fits_files import UnreadableExposureError, has_pixels, open_fits, read_array
 from .header_values import find_unit, find_zero_point
 from .masks import resolve_plane_name
 from .psfs import InvalidPsfError, square_odd
@@ -164,8 +164,7 @@ def _find_image(hdus: fits.HDUList, path: str | Path, hdu: int | str | None, not
 
 
 def _is_image(hdu: fits.hdu.base._BaseHDU) -> bool:
-    shape = getattr(hdu, "shape", ())  # what astropy takes for an HDU in a damaged file may lack one
-    return hdu.is_image and len([n for n in shape if isinstance(n, int) and n > 1]) >= 2
+    return has_pixels(hdu) and len([n for n in hdu.shape if isinstance(n, int) and n > 1]) >= 2
 
 
 def _read_plane(hdus: fits.HDUList, index: int, path: str | Path) -> np.ndarray:
@@ -286,7 +285,7 @@ def _read_psf(hdus: fits.HDUList, path: str | Path) -> PsfGrid | None:
     cube, positions, single = (_find_named(hdus, (name,)) for name in ("PSFGRID", "PSFPOS", "PSF"))
     if cube is not None and positions is not None:
         return _grid_from_cube(read_array(hdus, cube, path), _read_positions(hdus, positions, path), path)
-    if single is None or not hdus[single].is_image or hdus[single].shape is None:
+    if single is None or not has_pixels(hdus[single]) or not hdus[single].shape:
         return None
     stamp = _read_plane(hdus, single, path)
     return PsfGrid.constant(_normalised(stamp[None], path)[0])
@@ -294,13 +293,12 @@ def _read_psf(hdus: fits.HDUList, path: str | Path) -> PsfGrid | None:
 
 def _read_positions(hdus: fits.HDUList, index: int, path: str | Path) -> np.ndarray:
     """Return ``(N, 2)`` positions x, y from a table or an image."""
-    if hdus[index].is_image:
+    if has_pixels(hdus[index]):
         return np.asarray(read_array(hdus, index, path), dtype=float).reshape(-1, 2)
-    columns = {name.lower(): name for name in hdus[index].columns.names}
+    names = hdus[index].columns.names if isinstance(hdus[index], fits.BinTableHDU | fits.TableHDU) else []
+    columns = {name.lower(): name for name in names}
     if not {"x", "y"} <= set(columns):
-        raise UnreadableExposureError(
-            path, f"the columns of PSFPOS are {hdus[index].columns.names}", "They have to be x and y"
-        )
+        raise UnreadableExposureError(path, f"the columns of PSFPOS are {names}", "They have to be x and y")
     table = hdus[index].data
     return np.stack([np.asarray(table[columns[c]], dtype=float) for c in "xy"], axis=1)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.io import fits
 
-from ..fits_files import UnreadableExposureError, open_fits, read_array
+from ..fits_files import UnreadableExposureError, has_pixels, open_fits, read_array
 from ..header_values import find_unit
 from ..make_missing import compare_variance
 from ..masks import bad_pixels
@@ -166,7 +166,7 @@ class _Reader:
 
     def _find_plane(self, name: str) -> int:
         for i, hdu in enumerate(self.hdus):
-            if hdu.is_image and name in (hdu.header.get("EXTTYPE"), hdu.header.get("EXTNAME")):
+            if has_pixels(hdu) and name in (hdu.header.get("EXTTYPE"), hdu.header.get("EXTNAME")):
                 return i
         raise UnreadableExposureError(
             self.path, f"it has no plane {name}", "Write it again with Exposure.writeFits"
