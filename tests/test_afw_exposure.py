@@ -510,6 +510,32 @@ def test_objects_that_refer_to_each_other_are_refused(tmp_path):
         read(tmp_path, PSF=psf)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (r"\n *End \w+", ""),  # an object that does not end
+        (r"Begin WcsMap", "Begin ZoomMap"),
+        (r"\n *MapB =(?=\n)", ""),
+        (r"MapB =(?=\n)", "MapX ="),
+        (r"\n( *)Naxes = 2", r"\n\1 x Naxes = 2"),
+        (r"Frm1 =(?=\n)", "Frm1 = 1"),
+    ],
+)
+def test_coordinates_that_ast_would_not_survive_are_refused(tmp_path, old, new):
+    """Such texts end the process within AST."""
+    path = make_file(tmp_path / "a.fits")
+    with fits.open(path) as hdus:
+        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU) and "wcs" in hdu.columns.names]
+        text = bytes(tables[0].data["wcs"][0]).decode()
+    damaged, count = re.subn(old, new, text, count=1)
+    assert count == 1
+    from lsst.twinkles.diffim.adapters.afw.sky import SkySystem
+
+    system = SkySystem(damaged[damaged.index("Begin") :])
+    with pytest.raises(ValueError, match="AST text"):
+        system.to_sky(0.0, 0.0)
+
+
 def test_file_without_its_archive_is_refused(tmp_path):
     path = make_file(tmp_path / "a.fits")
     with fits.open(path) as hdus:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Step in pixels of the differences that stand for derivatives; coordinates are smooth over several pixels.
 _STEP = 2.0
+# Parts without which AST takes a null pointer for them.
+_NEEDED = {"CmpMap": {"MapA", "MapB"}, "TranMap": {"MapA", "MapB"}, "FrameSet": {"Nframe", "Frm1"}}
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def _transform(text: str, in_frame: Any, out_frame: Any, bounds: Bounds | None =
     """Make a transform from AST text, by way of the serialised form of `lsst.images`."""
     from lsst.images import TransformSerializationModel
 
+    _check_structure(text)
     model: Any = TransformSerializationModel.model_validate(
         {
             "frames": [in_frame.serialize(), out_frame.serialize()],
@@ -153,6 +156,34 @@ def _transform(text: str, in_frame: Any, out_frame: Any, bounds: Bounds | None =
         }
     )
     return model.deserialize(None)
+
+
+def _check_structure(text: str) -> None:
+    """Refuse AST text that is not built of objects within each other.
+
+    AST (starlink-pyast 4) may end the process when it refuses text itself.
+    """
+    stack: list[tuple[str, set[str]]] = []
+    announced = True  # whether the line before names an object that is to follow
+    for words in (line.split() for line in text.splitlines()):
+        if not words or words[0].startswith("#"):
+            continue
+        begins = words[0] == "Begin" and len(words) == 2
+        is_item = words[1:2] == ["="] and words[0].isidentifier()
+        if begins != announced or not (begins or is_item or words[0] in ("End", "IsA")):
+            raise ValueError(f"its AST text has {' '.join(words)!r} in a wrong place")
+        announced = is_item and len(words) == 2
+        if begins:
+            stack.append((words[1], set()))
+        elif is_item:
+            stack[-1][1].add(words[0])
+        elif words[0] == "End":
+            name, items = stack.pop()
+            if words[1:] != [name] or not _NEEDED.get(name, set()) <= items:
+                raise ValueError(f"its AST text has an incomplete {name}")
+            if not stack:
+                return
+    raise ValueError("its AST text ends within an object")
 
 
 def _text(value: Any) -> str:
