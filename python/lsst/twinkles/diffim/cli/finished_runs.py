@@ -5,12 +5,15 @@ from __future__ import annotations
 __all__ = (
     "FinishedDifference",
     "UnreadableRunError",
+    "add_run_options",
     "find_science",
     "is_result_directory",
     "read_directory",
     "read_finished",
+    "read_ids",
 )
 
+import argparse
 import json
 import logging
 from collections.abc import Mapping
@@ -19,12 +22,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .gen2_ids import DataIdSyntaxError, parse_id_words
+
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, DatasetRef
     from lsst.images import DifferenceImage, VisitImage
 
 _LOG = logging.getLogger(__name__)
 _SUMMARY = "summary.json"
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose difference images of an output repository."""
+    parser.add_argument(
+        "--id",
+        nargs="*",
+        action="append",
+        default=[],
+        metavar="KEY=V1[^V2...]",
+        help="data ids, as for imageDifference.py; all that there are if not given",
+    )
+    parser.add_argument("--coadd-name", default="deep", metavar="NAME", help="coaddName of the run (deep)")
+
+
+def read_ids(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[dict[str, str]]:
+    """Return the data ids of ``--id``; ends the process over those that are none, as parsers do."""
+    try:
+        return [data_id for words in args.id or [[]] for data_id in parse_id_words(words)]
+    except DataIdSyntaxError as error:
+        parser.error(f"argument --id: {error}")
 
 
 class UnreadableRunError(Exception):

@@ -14,7 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .gen2_ids import DataIdSyntaxError, parse_id_words
+from .finished_runs import (
+    UnreadableRunError,
+    add_run_options,
+    is_result_directory,
+    read_directory,
+    read_finished,
+    read_ids,
+)
 from .position_tables import FORMATS, PositionsError, read_positions
 
 if TYPE_CHECKING:
@@ -54,15 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("positions", metavar="POSITIONS", type=Path, help="file of positions")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="table to write")
     parser.add_argument("--clobber", action="store_true", help="replace FILE if it is there")
-    parser.add_argument(
-        "--id",
-        nargs="*",
-        action="append",
-        default=[],
-        metavar="KEY=V1[^V2...]",
-        help="data ids, as for imageDifference.py; all that there are if not given",
-    )
-    parser.add_argument("--coadd-name", default="deep", metavar="NAME", help="coaddName of the run (deep)")
+    add_run_options(parser)
     return parser
 
 
@@ -87,13 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"argument --output: {args.output} must end in {' or '.join(_WRITABLE)}")
     if args.output.exists() and not args.clobber:
         parser.error(f"argument --output: {args.output} is there already; give another, or --clobber")
-    try:
-        ids = [data_id for words in args.id or [[]] for data_id in parse_id_words(words)]
-    except DataIdSyntaxError as error:
-        parser.error(f"argument --id: {error}")
+    ids = read_ids(parser, args)
     from ..pipeline.data_ids import DataIdError
     from ..pipeline.repository import RepositoryError
-    from .finished_runs import UnreadableRunError
 
     try:
         return _measure_all(args, ids)
@@ -151,7 +146,6 @@ def _find_images(
     """Yield what each image is called and how it is read."""
     from ..pipeline.data_ids import find_exposures
     from ..pipeline.repository import open_input_repository
-    from .finished_runs import is_result_directory, read_directory, read_finished
 
     if is_result_directory(args.results):
         if any(ids):

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .gen2_ids import DataIdSyntaxError, parse_id_words
+from .finished_runs import add_run_options, read_ids
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, DatasetRef
@@ -43,16 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("repo", metavar="OUT", type=Path, help="output repository of imageDifference.py")
-    parser.add_argument(
-        "--id",
-        nargs="*",
-        action="append",
-        default=[],
-        metavar="KEY=V1[^V2...]",
-        help="data ids, as for imageDifference.py; all that there are if not given",
-    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory of the pages")
-    parser.add_argument("--coadd-name", default="deep", metavar="NAME", help="coaddName of the run (deep)")
+    add_run_options(parser)
     return parser
 
 
@@ -73,10 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        ids = [data_id for words in args.id or [[]] for data_id in parse_id_words(words)]
-    except DataIdSyntaxError as error:
-        parser.error(f"argument --id: {error}")
+    ids = read_ids(parser, args)
     from ..pipeline.data_ids import DataIdError
     from ..pipeline.repository import RepositoryError
 
