@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .finished_runs import add_run_options, read_ids
+from .finished_runs import add_run_options, find_science, read_ids
 
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, DatasetRef
@@ -115,7 +115,6 @@ def _write_pages(args: argparse.Namespace, ids: list[dict[str, str]]) -> int:
 def _read_inputs(butler: Butler, ref: DatasetRef, run: str, repo: Path) -> ReportInputs:
     """Read all that there is of a difference image."""
     from ..report.page import ReportInputs
-    from .finished_runs import find_science
 
     def get(name: str) -> Any:
         found = butler.find_dataset(f"{run}_{name}", ref.dataId, collections=run) if name in kinds else None
