@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 _ROOT = 0
 
@@ -93,7 +92,7 @@ def guard_loads(*, trust: bool) -> Iterator[None]:
     if trust or os.geteuid() != _ROOT:
         yield
         return
-    with mock.patch.object(Config, "load", guarded):
+    with _replace(Config, "load", guarded):
         yield
 
 
@@ -129,10 +128,21 @@ def guard_pipelines(*, trust: bool) -> Iterator[None]:
         return
     with (
         guard_loads(trust=trust),
-        mock.patch.object(PipelineIR, "from_uri", classmethod(guarded_pipeline)),
-        mock.patch.object(ConfigOverrides, "addFileOverride", guarded_file),
+        _replace(PipelineIR, "from_uri", classmethod(guarded_pipeline)),
+        _replace(ConfigOverrides, "addFileOverride", guarded_file),
     ):
         yield
+
+
+@contextmanager
+def _replace(owner: type, name: str, value: Any) -> Iterator[None]:
+    """Let a class have another method within a ``with`` block."""
+    before = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def import_trusted(name: str, *, trust: bool) -> bool:
