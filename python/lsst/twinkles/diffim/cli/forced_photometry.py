@@ -105,12 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure_all(args: argparse.Namespace, ids: list[dict[str, str]]) -> int:
     """Measure every image, and write all rows when they are there."""
     from astropy.table import vstack
+    from tqdm import tqdm
 
     from ..tasks.forced_measurement import ForcedMeasurementTask
 
     positions = read_positions(args.positions)
     task, tables, failed, number = ForcedMeasurementTask(), [], 0, 0
-    for number, (label, load) in enumerate(_find_images(args, ids), start=1):
+    images_shown = tqdm(_find_images(args, ids), unit=" images", leave=False, disable=None)
+    for number, (label, load) in enumerate(images_shown, start=1):
         if number > 1 and "ra" not in positions.colnames:
             raise PositionsError(
                 f"{args.positions} has pixels, and there are several images: give ra and dec, or one --id."
