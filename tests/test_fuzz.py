@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -355,7 +354,7 @@ VALUES = [
         "2",
         "1e9",
         "nan",
-        "/nonexistent",
+        "/dev/null/none",  # where nobody, not even root, can make anything
         "/dev/null",
         "",
         " ",
@@ -401,7 +400,6 @@ def test_any_words_are_carried_out_or_refused(tmp_path_factory):
         assert_civil(*run(image_difference.main, [*line, "-c", "doDecorrelation=False"] if line else line))
 
     check()
-    assert not Path("/nonexistent").exists()
 
 
 @slow

@@ -68,7 +68,7 @@ def test_a_repository_in_the_way_is_left_alone(tmp_path, capsys):
     [
         ("registry", "--db must be a database URL .* got 'registry'"),
         ("nosuch://host/name", "Cannot make a repository in"),
-        ("sqlite:////nonexistent/registry.db", "unable to open database file"),
+        ("sqlite:////dev/null/registry.db", "unable to open database file"),
     ],
 )
 def test_a_bad_database_leaves_nothing(tmp_path, capsys, url, message):
