@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .finished_runs import (
+    FinishedDifference,
     UnreadableRunError,
     add_run_options,
     is_result_directory,
@@ -26,8 +27,6 @@ from .position_tables import FORMATS, PositionsError, read_positions
 
 if TYPE_CHECKING:
     from astropy.table import Table
-
-    from .finished_runs import FinishedDifference
 
 _PROG = "forcedPhotometry.py"
 _LOG = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ def _measure_all(args: argparse.Namespace, ids: list[dict[str, str]]) -> int:
     from ..tasks.forced_measurement import ForcedMeasurementTask
 
     positions = read_positions(args.positions)
-    task, tables, failed, number = ForcedMeasurementTask(), [], 0, 0
+    task, tables, failed = ForcedMeasurementTask(), [], 0
     images_shown = tqdm(_find_images(args, ids), unit=" images", leave=False, disable=None)
     for number, (label, load) in enumerate(images_shown, start=1):
         if number > 1 and "ra" not in positions.colnames:
